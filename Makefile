@@ -1,0 +1,39 @@
+# Each target makes what it needs: a virtual environment in .venv with the project and its tools.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: install check test build demo hunt format clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $(STAMP)
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: install
+	$(BIN)/python -m pytest
+
+build: install
+	$(BIN)/python -m build
+
+demo: install
+	$(BIN)/eventstore demo
+
+# The concurrency hunts at full length; `make test` runs them reduced.
+hunt: install
+	HUNT=full $(BIN)/python -m pytest -m hunt
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,88 @@
+"""An event store for teams that already run Postgres.
+
+Every public name is importable from here; each is loaded when it is first used, so that importing the package (and the
+command line's ``--help``) costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eventstore.errors import (
+        DatabaseUnavailable,
+        DuplicateEventId,
+        EventStoreError,
+        InvalidEvent,
+        InvalidSelector,
+        MigrationRequired,
+        SubscriptionExists,
+        SubscriptionNotFound,
+        WrongExpectedVersion,
+    )
+    from eventstore.events import ANY, NO_STREAM, STREAM_EXISTS, AppendResult, Event, NewEvent
+    from eventstore.selectors import All, EventPattern, EventPayload, EventType, Selector, Stream, Tags
+    from eventstore.settings import Settings
+    from eventstore.store import EventStore
+    from eventstore.subscriptions.model import Delivery, Subscription
+
+__all__ = [
+    "ANY",
+    "NO_STREAM",
+    "STREAM_EXISTS",
+    "All",
+    "AppendResult",
+    "DatabaseUnavailable",
+    "Delivery",
+    "DuplicateEventId",
+    "Event",
+    "EventPattern",
+    "EventPayload",
+    "EventStore",
+    "EventStoreError",
+    "EventType",
+    "InvalidEvent",
+    "InvalidSelector",
+    "MigrationRequired",
+    "NewEvent",
+    "Selector",
+    "Settings",
+    "Stream",
+    "Subscription",
+    "SubscriptionExists",
+    "SubscriptionNotFound",
+    "Tags",
+    "WrongExpectedVersion",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "eventstore.events": ("ANY", "NO_STREAM", "STREAM_EXISTS", "AppendResult", "Event", "NewEvent"),
+    "eventstore.selectors": (
+        "All",
+        "EventPattern",
+        "EventPayload",
+        "EventType",
+        "Selector",
+        "Stream",
+        "Tags",
+    ),
+    "eventstore.settings": ("Settings",),
+    "eventstore.store": ("EventStore",),
+    "eventstore.subscriptions.model": ("Delivery", "Subscription"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        value = getattr(import_module(_HOME_OF.get(name, "eventstore.errors")), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,54 @@
+"""The command line: `main` and the table of its commands.
+
+Nothing but click is imported until a command runs. Each command lives in a module of its own, named in `COMMANDS`,
+and is that module's ``command``; such a module imports what it needs inside its functions. What commands share:
+
+- `eventstore.cli.session`: ``@shared_options``, opening the store, running async code;
+- `eventstore.cli.output`: rows, results, progress;
+- `eventstore.cli.values`: JSON, times, positions and names as option types;
+- `eventstore.cli.selecting`: ``@selector_options``;
+- `eventstore.cli.failures`: exit codes, and how errors are printed.
+"""
+
+from __future__ import annotations
+
+import click
+
+import eventstore
+from eventstore.cli.failures import EXIT_CODES_HELP
+from eventstore.cli.group import LazyGroup
+from eventstore.cli.session import Session, shared_options
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS = {
+    "append": ("eventstore.cli.append", "Append events to a stream."),
+    "demo": ("eventstore.cli.demo", "Fill the store with a small shop and watch it work."),
+    "dev": ("eventstore.cli.dev", "Run the embedded Postgres until Ctrl-C."),
+    "export": ("eventstore.cli.exporting", "Write events to a file."),
+    "import": ("eventstore.cli.importing", "Import events from CSV or NDJSON files."),
+    "migrate": ("eventstore.cli.migrate", "Create the schema, or bring it up to date."),
+    "read": ("eventstore.cli.read", "Read one stream, or the whole log by selector."),
+    "streams": ("eventstore.cli.streams", "List streams by name."),
+    "subscription": ("eventstore.cli.subscription", "Create, list, show and delete subscriptions."),
+    "tail": ("eventstore.cli.tail", "Follow the log live, until Ctrl-C."),
+    "work": ("eventstore.cli.work", "Run the handlers of an application."),
+}
+"""Name → (module, short help); the help page is written from here, without importing any of them."""
+
+
+@click.group(cls=LazyGroup, commands_table=COMMANDS, epilog=EXIT_CODES_HELP)
+@click.version_option(eventstore.__version__, prog_name="eventstore")
+@shared_options
+def main(_session: Session) -> None:
+    """An event store on Postgres.
+
+    Options shown here can be given before or after the command. Without a DSN the embedded Postgres is used.
+
+    \b
+    Examples:
+      eventstore dev
+      eventstore append order-1 --type OrderPlaced --data '{"total": 9}'
+      eventstore read order-1 --json
+      eventstore tail --type OrderPlaced
+    """

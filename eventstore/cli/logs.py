@@ -1,0 +1,30 @@
+"""Logging to stderr. Errors of the package are told in one line; tracebacks are for errors of the application."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from eventstore.errors import EventStoreError
+
+__all__ = ["configure"]
+
+LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
+
+
+class _Lines(logging.Formatter):
+    def __init__(self, debug: bool) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+        self._debug = debug
+
+    def formatException(self, ei: Any) -> str:
+        if isinstance(ei[1], EventStoreError) and not self._debug:
+            return f"{type(ei[1]).__name__}: {ei[1]}"
+        return super().formatException(ei)
+
+
+def configure(verbose: int, debug: bool) -> None:
+    """Send the log to stderr: warnings, with *verbose* 1 information, with 2 everything."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Lines(debug))
+    logging.basicConfig(level=LEVELS[min(verbose, 2)], handlers=[handler], force=True)

@@ -1,0 +1,263 @@
+"""Connections: opening them, calling the SQL functions, and what each failure is called.
+
+`SQLSTATES` is the one table from SQLSTATE to error. The SQL functions raise ES001 and up, with the facts as JSON in
+DETAIL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from eventstore import errors
+from eventstore.schema import REVISION, quoted
+from eventstore.settings import Settings
+
+__all__ = ["Connection", "Database", "borrowed", "connect", "mapped_errors", "redacted"]
+
+Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
+
+
+def _wrong_version(error: asyncpg.PostgresError) -> errors.EventStoreError:
+    facts = json.loads(error.detail or "{}")
+    return errors.WrongExpectedVersion(facts["stream"], facts["expected"], facts["actual"])
+
+
+def _duplicate(error: asyncpg.PostgresError) -> errors.EventStoreError:
+    return errors.DuplicateEventId(map(UUID, json.loads(error.detail or "[]") or []), _message(error))
+
+
+def _message(error: asyncpg.PostgresError) -> str:
+    hint = getattr(error, "hint", None)
+    return f"{error.message or error}" + (f" ({hint})" if hint else "")
+
+
+def _as(kind: type[errors.EventStoreError]) -> Callable[[asyncpg.PostgresError], errors.EventStoreError]:
+    return lambda error: kind(_message(error))
+
+
+SQLSTATES: dict[str, Callable[[asyncpg.PostgresError], errors.EventStoreError]] = {
+    "ES001": _wrong_version,
+    "ES002": _duplicate,
+    "ES003": _as(errors.InvalidEvent),
+    "ES004": _as(errors.PayloadTooLarge),
+    "ES005": _as(errors.InvalidSelector),
+    "ES006": _as(errors.ConfigurationError),
+    "ES008": _as(errors.LeaseLost),
+    "ES009": _as(errors.EventStoreError),
+    "ES010": _as(errors.DatabaseUnavailable),
+    "ES011": _as(errors.TransactionConflict),
+    "40001": _as(errors.TransactionConflict),
+    "40P01": _as(errors.TransactionConflict),
+    "55P03": _as(errors.TransactionConflict),
+    "42501": _as(errors.ConfigurationError),
+    "3D000": _as(errors.DatabaseUnavailable),
+    "28000": _as(errors.DatabaseUnavailable),
+    "28P01": _as(errors.DatabaseUnavailable),
+    "25006": _as(errors.DatabaseUnavailable),
+    "53300": _as(errors.DatabaseUnavailable),
+}
+"""SQLSTATE → error; classes 08 (connection) and 57 (shutdown) are `DatabaseUnavailable` as a whole."""
+
+CONSTRAINTS: dict[str, Callable[[asyncpg.PostgresError], errors.EventStoreError]] = {
+    "events_id_key": lambda error: errors.DuplicateEventId(
+        map(UUID, re.findall(r"\(id\)=\(([0-9a-f-]{36})\)", error.detail or ""))
+    ),
+    "subscriptions_name_length": lambda _: errors.ConfigurationError("subscription names have 1 to 512 characters"),
+    "subscriptions_pool_size": lambda _: errors.ConfigurationError("pool_size must be between 1 and 1024"),
+}
+
+_LOST = (asyncpg.InterfaceError, asyncpg.ConnectionDoesNotExistError, OSError)
+
+
+def redacted(dsn: str) -> str:
+    """Return *dsn* without its password, in the user part or the query string."""
+    dsn = re.sub(r"(://[^:/@?]*):[^@]*@", r"\1:***@", dsn)
+    return re.sub(r"(?i)(password=)[^&\s]*", r"\1***", dsn)
+
+
+def _named(error: asyncpg.PostgresError) -> errors.EventStoreError | None:
+    state = error.sqlstate or ""
+    constraint = CONSTRAINTS.get(getattr(error, "constraint_name", None) or "")
+    if constraint:
+        return constraint(error)
+    if state in SQLSTATES:
+        return SQLSTATES[state](error)
+    if state[:2] in ("08", "57"):
+        return errors.DatabaseUnavailable(_message(error))
+    return None
+
+
+@contextmanager
+def mapped_errors() -> Iterator[None]:
+    """Turn asyncpg's and the system's errors into this package's; what has no name passes through."""
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        named = _named(error)
+        if named is None:
+            raise
+        raise named from error
+    except _LOST as error:
+        raise errors.DatabaseUnavailable(f"the connection to the database failed: {error}") from error
+
+
+async def connect(dsn: str, *, timeout: float = 10.0, cache: int = 100, name: str = "eventstore") -> Any:
+    """Open one asyncpg connection.
+
+    Raises:
+        ConfigurationError: the DSN is malformed.
+        DatabaseUnavailable: the server refuses or cannot be reached within *timeout* seconds.
+    """
+    with _opening(dsn):
+        return await asyncpg.connect(
+            dsn, timeout=timeout, statement_cache_size=cache, server_settings={"application_name": name}
+        )
+
+
+@contextmanager
+def _opening(dsn: str) -> Iterator[None]:
+    if not dsn.startswith(("postgresql://", "postgres://")):
+        raise errors.ConfigurationError(f"DSN {redacted(dsn)!r} must begin with postgresql://")
+    try:
+        with mapped_errors():
+            yield
+    except errors.DatabaseUnavailable as error:
+        raise errors.DatabaseUnavailable(f"cannot connect to {redacted(dsn)}: {error.__cause__ or error}") from None
+    except TimeoutError:
+        raise errors.DatabaseUnavailable(f"cannot connect to {redacted(dsn)}: timed out") from None
+    except (asyncpg.exceptions.ClientConfigurationError, ValueError) as error:
+        if isinstance(error, errors.EventStoreError):
+            raise
+        raise errors.ConfigurationError(f"DSN {redacted(dsn)!r} is malformed: {error}") from None
+
+
+class Database:
+    """A pool of connections to one schema, and the only way this package calls SQL."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._prefix = ""
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._lost: set[Callable[[], None]] = set()
+
+    def on_lost(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call *callback* whenever a connection of the pool ends; returns a function that stops that."""
+        self._lost.add(callback)
+        return lambda: self._lost.discard(callback)
+
+    def _connection_lost(self, _connection: object) -> None:
+        for callback in tuple(self._lost):
+            callback()
+
+    async def _watch(self, connection: Any) -> None:
+        connection.add_termination_listener(self._connection_lost)
+
+    async def start(self, dsn: str, schema: str) -> None:
+        """Open the pool and check that the schema is new enough.
+
+        Raises:
+            ConfigurationError, DatabaseUnavailable: as `connect`.
+            MigrationRequired: the schema is missing or older than `schema.REVISION`.
+        """
+        self._prefix = quoted(schema)
+        with _opening(dsn):
+            self._pool = await asyncpg.create_pool(
+                dsn,
+                min_size=1,
+                max_size=self._settings.connections,
+                # Idle connections stay: one that ends tells that the server may have crashed.
+                max_inactive_connection_lifetime=0,
+                init=self._watch,
+                timeout=self._settings.connect_timeout,
+                statement_cache_size=self._settings.statement_cache_size,
+                server_settings={"application_name": "eventstore"},
+            )
+        try:
+            await self._check_revision(schema)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _check_revision(self, schema: str) -> None:
+        try:
+            found = await self.value("schema_revision")
+        except (asyncpg.UndefinedFunctionError, asyncpg.InvalidSchemaNameError):
+            found = None
+        except asyncpg.UndefinedTableError:
+            found = None
+        if found is None or found < REVISION:
+            raise errors.MigrationRequired(schema, found, REVISION)
+
+    async def stop(self) -> None:
+        """Close every connection; those that do not end within five seconds are cut."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        try:
+            async with asyncio.timeout(5):
+                await pool.close()
+        except (TimeoutError, *_LOST):
+            pool.terminate()
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Connection]:
+        """Lend a connection of the pool; its errors become this package's."""
+        if self._pool is None:
+            raise errors.ConfigurationError("the store is not open; use `async with EventStore(...) as store`")
+        with mapped_errors():
+            async with self._pool.acquire() as connection:
+                yield connection
+
+    def call(self, function: str, arguments: int, named: Sequence[str] = ()) -> str:
+        """Return the statement that calls *function* of the schema with numbered, then *named* parameters."""
+        numbered = [f"${n}" for n in range(1, arguments + 1)]
+        by_name = [f"{name} => ${arguments + n}" for n, name in enumerate(named, 1)]
+        return f"select * from {self._prefix}.{function}({', '.join(numbered + by_name)})"
+
+    async def rows(self, function: str, *args: Any, on: Connection | None = None, **named: Any) -> list[asyncpg.Record]:
+        """Call a set-returning function, on a connection of the pool or on the one given."""
+        statement = self.call(function, len(args), tuple(named))
+        if on is not None:
+            with mapped_errors():
+                return list(await on.fetch(statement, *args, *named.values()))
+        async with self.acquire() as connection:
+            return list(await connection.fetch(statement, *args, *named.values()))
+
+    async def value(self, function: str, *args: Any, on: Connection | None = None, **named: Any) -> Any:
+        """Call a function that returns one value."""
+        rows = await self.rows(function, *args, on=on, **named)
+        return rows[0][0] if rows else None
+
+
+@asynccontextmanager
+async def borrowed(connection: Connection) -> AsyncIterator[Connection]:
+    """Run a block inside the caller's open transaction, which stays usable when the block fails.
+
+    The savepoint is sent as SQL: asyncpg's own transaction objects refuse a transaction they did not begin.
+
+    Raises:
+        ConfigurationError: *connection* is no asyncpg connection, or has no open transaction.
+    """
+    if not hasattr(connection, "is_in_transaction"):
+        raise errors.ConfigurationError(f"connection= takes an asyncpg connection, not {type(connection).__name__}")
+    if not connection.is_in_transaction():
+        raise errors.ConfigurationError("connection= needs an open transaction: async with connection.transaction(): …")
+    with mapped_errors():
+        await connection.execute("savepoint eventstore")
+        try:
+            yield connection
+        except BaseException:
+            if not connection.is_closed():
+                await asyncio.shield(
+                    connection.execute("rollback to savepoint eventstore; release savepoint eventstore")
+                )
+            raise
+        await connection.execute("release savepoint eventstore")

@@ -1,0 +1,177 @@
+"""Every error this package raises, and what each SQLSTATE becomes.
+
+::
+
+    EventStoreError
+    ├── ConfigurationError (also ValueError)    an option, a DSN or the environment is wrong
+    │   └── DataDirectoryMismatch               the data directory belongs to another major version of Postgres
+    ├── MigrationRequired                       the schema is missing or older than this package
+    ├── DatabaseUnavailable                     no usable connection; worth trying again later
+    │   └── OutcomeUnknown                      the connection was lost while an append was under way
+    ├── TransactionConflict                     deadlock, serialization failure or lock timeout; repeat the transaction
+    ├── WrongExpectedVersion                    the stream is not at the version the append expected
+    ├── DuplicateEventId                        the id is stored already, with other content
+    ├── InvalidEvent (also ValueError)          refused before SQL, or by the SQL functions
+    │   └── PayloadTooLarge
+    ├── InvalidSelector (also ValueError)
+    ├── ImportFailed                            a row of an imported file is malformed
+    ├── SubscriptionExists                      another definition is stored under that name
+    ├── SubscriptionNotFound (also LookupError)
+    ├── AlreadyStarted                          run() or start() was called twice
+    ├── LeaseLost                               this node no longer owns the partition
+    ├── CheckpointAheadOfLog                    a checkpoint lies beyond the log: was an older backup restored?
+    └── Overflow                                a bounded mailbox is full
+
+Errors carry their facts as attributes; the message says what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from uuid import UUID
+
+__all__ = [
+    "AlreadyStarted",
+    "CheckpointAheadOfLog",
+    "ConfigurationError",
+    "DataDirectoryMismatch",
+    "DatabaseUnavailable",
+    "DuplicateEventId",
+    "EventStoreError",
+    "ImportFailed",
+    "InvalidEvent",
+    "InvalidSelector",
+    "LeaseLost",
+    "MigrationRequired",
+    "OutcomeUnknown",
+    "Overflow",
+    "PayloadTooLarge",
+    "SubscriptionExists",
+    "SubscriptionNotFound",
+    "TransactionConflict",
+    "WrongExpectedVersion",
+]
+
+
+class EventStoreError(Exception):
+    """Root of all errors of this package."""
+
+
+class ConfigurationError(EventStoreError, ValueError):
+    """An option, a DSN or the environment is wrong."""
+
+
+class DataDirectoryMismatch(ConfigurationError):
+    """The data directory was made by another major version of Postgres than the server found."""
+
+    def __init__(self, directory: str, found: str, server: str) -> None:
+        self.directory, self.found, self.server = directory, found, server
+        super().__init__(
+            f"data directory {directory} belongs to PostgreSQL {found}, but the server found is PostgreSQL {server}. "
+            f"Use PostgreSQL {found} (EVENTSTORE_PG_BIN), another --data-dir, or upgrade the directory with pg_upgrade."
+        )
+
+
+class MigrationRequired(EventStoreError):
+    """The schema is missing or older than this package needs."""
+
+    def __init__(self, schema: str, found: str | None, required: str) -> None:
+        self.schema, self.found, self.required = schema, found, required
+        state = "does not exist" if found is None else f"is at revision {found}"
+        super().__init__(
+            f"schema {schema!r} {state}, but revision {required} is required. Run: eventstore migrate --schema {schema}"
+        )
+
+
+class DatabaseUnavailable(EventStoreError):
+    """There is no usable connection to the database; the call may be repeated later."""
+
+
+class OutcomeUnknown(DatabaseUnavailable):
+    """The connection was lost during an append, which may or may not have happened.
+
+    Repeat it with the same event ids: the store answers with the first result if it did.
+    """
+
+
+class TransactionConflict(EventStoreError):
+    """A deadlock, a serialization failure or a lock timeout; repeat the whole transaction."""
+
+
+class WrongExpectedVersion(EventStoreError):
+    """The stream is not at the version the append expected; read it again and decide again."""
+
+    def __init__(self, stream: str, expected: object, actual: int) -> None:
+        self.stream, self.expected, self.actual = stream, expected, actual
+        super().__init__(f"stream {stream!r} is at version {actual}, but the append expected {expected}")
+
+
+class DuplicateEventId(EventStoreError):
+    """An event id is stored already: with other content, in another order, or only some of the append's ids."""
+
+    def __init__(self, ids: Iterable[UUID], message: str | None = None) -> None:
+        self.ids = tuple(ids)
+        listed = ", ".join(map(str, self.ids[:3])) + (", …" if len(self.ids) > 3 else "")
+        super().__init__(message or f"event id already stored with other content, or only partly: {listed}")
+
+
+class InvalidEvent(EventStoreError, ValueError):
+    """The event is refused; the message names the field and the rule."""
+
+
+class PayloadTooLarge(InvalidEvent):
+    """The encoded data and metadata of one event exceed the limit."""
+
+
+class InvalidSelector(EventStoreError, ValueError):
+    """The selector is refused; the message names the part and the rule."""
+
+
+class ImportFailed(EventStoreError):
+    """A row of an imported file cannot become an event."""
+
+    def __init__(self, file: str, line: int, reason: str) -> None:
+        self.file, self.line, self.reason = file, line, reason
+        super().__init__(f"{file}, line {line}: {reason}")
+
+
+class SubscriptionExists(EventStoreError):
+    """A subscription of that name is stored with another definition."""
+
+    def __init__(self, name: str, fields: Iterable[str]) -> None:
+        self.name, self.fields = name, tuple(fields)
+        super().__init__(
+            f"subscription {name!r} exists with another {', '.join(self.fields)}; "
+            "delete it first, or choose another name"
+        )
+
+
+class SubscriptionNotFound(EventStoreError, LookupError):
+    """No subscription of that name is stored."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"no subscription named {name!r}; `eventstore subscription list` shows those that exist")
+
+
+class AlreadyStarted(EventStoreError):
+    """What was to be started runs already."""
+
+
+class LeaseLost(EventStoreError):
+    """Another node owns the partition now; this node's writes about it change nothing."""
+
+
+class CheckpointAheadOfLog(EventStoreError):
+    """A checkpoint lies beyond the last position of the log, as after restoring an older backup."""
+
+    def __init__(self, name: str, checkpoint: int, last: int) -> None:
+        self.name, self.checkpoint, self.last = name, checkpoint, last
+        super().__init__(
+            f"subscription {name!r} has its checkpoint at {checkpoint}, but the log ends at {last}. "
+            "If an older backup was restored, delete and create the subscription again."
+        )
+
+
+class Overflow(EventStoreError):
+    """A bounded mailbox is full."""

@@ -1,0 +1,189 @@
+"""Events before and after they are stored, expected versions, and what an append returns."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Any, Final
+from uuid import UUID
+
+from eventstore.codec import check_text, encode
+from eventstore.errors import InvalidEvent, PayloadTooLarge
+
+__all__ = [
+    "ANY",
+    "NO_STREAM",
+    "STREAM_EXISTS",
+    "AppendResult",
+    "Event",
+    "Expected",
+    "NewEvent",
+    "check_stream_name",
+    "uuid7",
+]
+
+MAX_EVENT_BYTES = 1 << 20
+MAX_TAGS = 64
+MAX_TAG_LENGTH = 256
+MAX_NAME_LENGTH = 512
+
+
+class Expected(IntEnum):
+    """What an append may expect of its stream instead of an exact version."""
+
+    NO_STREAM = 0
+    ANY = -1
+    STREAM_EXISTS = -2
+
+
+NO_STREAM: Final = Expected.NO_STREAM
+ANY: Final = Expected.ANY
+STREAM_EXISTS: Final = Expected.STREAM_EXISTS
+
+_last_uuid7 = 0
+_uuid7_lock = threading.Lock()
+
+
+def uuid7() -> UUID:
+    """Return a UUID version 7 (RFC 9562, method 3) that sorts after every earlier one of this process.
+
+    48 bits of Unix milliseconds, 12 bits of their fraction, 62 random bits.
+    """
+    global _last_uuid7
+    ns = time.time_ns()
+    # The top 60 bits are the time in units of 1/4096 ms; a clock that stands still or falls back is counted on.
+    now = (ns // 1_000_000) << 12 | (ns % 1_000_000) * 4096 // 1_000_000
+    with _uuid7_lock:
+        now = _last_uuid7 = max(now, _last_uuid7 + 1)
+    noise = int.from_bytes(os.urandom(8)) >> 2
+    return UUID(int=(now >> 12) << 80 | 0x7 << 76 | (now & 0xFFF) << 64 | 0b10 << 62 | noise)
+
+
+def _check_name(value: object, what: str, limit: int) -> None:
+    if type(value) is not str:
+        raise InvalidEvent(f"{what} must be a string, not {type(value).__name__}")
+    if not value:
+        raise InvalidEvent(f"{what} must not be empty")
+    if len(value) > limit:
+        raise InvalidEvent(f"{what} must not be longer than {limit} characters, this has {len(value)}")
+    check_text(value, what)
+
+
+def check_stream_name(name: object) -> None:
+    """Refuse a stream name that is empty, longer than 512 characters, or not storable (`InvalidEvent`)."""
+    _check_name(name, "stream name", MAX_NAME_LENGTH)
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """A fact to append.
+
+    It is encoded when it is built: what is refused is refused here, and changing the dict that was handed in changes
+    the event no more.
+
+    Attributes:
+        type: what happened, for example ``OrderPlaced``; up to 512 characters.
+        data: any JSON value (dict with string keys, list, str, int, float, bool, None) or a pydantic model.
+        metadata: a JSON object about the event.
+        tags: up to 64 distinct strings of up to 256 characters, in the order given.
+        id: makes repeating the append harmless; UUID version 7 by default.
+        created_at: the caller's time of the fact, with a time zone; now by default.
+
+    Raises:
+        InvalidEvent: a field breaks a rule; the message names it.
+        PayloadTooLarge: data and metadata together exceed 1 MiB of UTF-8.
+    """
+
+    type: str
+    data: Any = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    tags: Iterable[str] = ()
+    id: UUID = field(default_factory=uuid7)
+    created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    encoded_data: str = field(init=False, repr=False, compare=False)
+    encoded_metadata: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _check_name(self.type, "event type", MAX_NAME_LENGTH)
+        if type(self.id) is not UUID:
+            raise InvalidEvent(f"id must be a UUID, not {type(self.id).__name__}")
+        if not isinstance(self.created_at, datetime) or self.created_at.tzinfo is None:
+            raise InvalidEvent("created_at must be a datetime with a time zone")
+        if not isinstance(self.metadata, dict):
+            raise InvalidEvent(f"metadata must be a dict, not {type(self.metadata).__name__}")
+        put = object.__setattr__
+        put(self, "tags", _checked_tags(self.tags))
+        put(self, "encoded_data", encode(self.data))
+        put(self, "encoded_metadata", encode(self.metadata, field="metadata") if self.metadata else "{}")
+        self._check_size()
+
+    def _check_size(self) -> None:
+        # Characters bound the bytes from both sides, so that small events are never encoded again to be counted.
+        length = len(self.encoded_data) + len(self.encoded_metadata)
+        if length * 4 <= MAX_EVENT_BYTES:
+            return
+        size = len(self.encoded_data.encode()) + len(self.encoded_metadata.encode())
+        if size > MAX_EVENT_BYTES:
+            raise PayloadTooLarge(f"data and metadata take {size:,} bytes; the limit is {MAX_EVENT_BYTES:,}")
+
+
+def _checked_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(tags, str) or not isinstance(tags, (list, tuple, set, frozenset)):
+        raise InvalidEvent(f"tags must be a list of strings, not {type(tags).__name__}")
+    if not tags:
+        return ()
+    for tag in tags:
+        _check_name(tag, "tag", MAX_TAG_LENGTH)
+    distinct = tuple(dict.fromkeys(sorted(tags) if isinstance(tags, (set, frozenset)) else tags))
+    if len(distinct) > MAX_TAGS:
+        raise InvalidEvent(f"an event has at most {MAX_TAGS} tags, this has {len(distinct)}")
+    return distinct
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A stored event.
+
+    Attributes:
+        stream: None for an event appended without a stream.
+        version: counts from 1 within the stream, without gaps; None without a stream.
+        position: place in the global order.
+        bucket: hash of the stream name, 0…1023; decides the partition.
+        created_at: the caller's time.
+        recorded_at: the database's time.
+    """
+
+    id: UUID
+    type: str
+    data: Any
+    metadata: dict[str, Any]
+    tags: tuple[str, ...]
+    stream: str | None
+    version: int | None
+    position: int
+    bucket: int
+    created_at: datetime
+    recorded_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AppendResult:
+    """Where an append's events stand.
+
+    Attributes:
+        version: of the last event; None without a stream.
+        position: of the last event.
+        idempotent: the events were stored already when this attempt ran.
+    """
+
+    stream: str | None
+    version: int | None
+    position: int
+    first_version: int | None
+    first_position: int
+    idempotent: bool

@@ -1,0 +1,254 @@
+"""The feed: a node's single reader of new events, and followers, which go from history to live without a seam.
+
+A follower reads pages of history until it reaches the horizon, then taps the feed. Both know the position they have
+reached, so the seam is an equality of two numbers: whatever the tap brings at or below the follower's position is
+history it has read already. A tap that overflows, or loses its feed, sends its follower back to reading pages. One
+loop, two sources.
+
+No position held in memory is trusted across a crash of the database unless an event was read at it: positions of
+appends that never committed may be handed out again. So the feed asks for what comes after the last *event* it read,
+and when a connection is lost every tap is cut, and followers resume from the last event they returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from eventstore.database import Database
+from eventstore.errors import Overflow
+from eventstore.events import Event
+from eventstore.log.read import Page, Share, read_page
+from eventstore.mailbox import Mailbox
+from eventstore.selectors import All, Selector
+from eventstore.service import Backoff, Moments, Tasks, set_within
+from eventstore.settings import Settings
+from eventstore.signals import Signals
+
+__all__ = ["Feed", "Follower", "Tap"]
+
+
+class Tap:
+    """What one follower gets from the feed.
+
+    Attributes:
+        start: the feed's position when the tap was attached; every later matching event arrives in `mailbox`.
+        scanned: position up to which the feed has offered everything.
+        lost: the tap was cut; nothing more comes, and what is queued may have gaps after it.
+    """
+
+    def __init__(self, selector: Selector, share: Share | None, start: int, scanned: int, size: int) -> None:
+        self.selector, self.share = selector, share
+        self.start, self.scanned = start, scanned
+        self.mailbox: Mailbox[Event] = Mailbox(size, overflow="error")
+        self.lost = False
+
+    def offer(self, event: Event) -> None:
+        """Queue *event* if it is wanted; an overflow cuts the tap."""
+        if (self.share is None or event in self.share) and self.selector.matches(event):
+            try:
+                self.mailbox.put_nowait(event)
+            except Overflow:
+                self.cut()
+
+    def cut(self) -> None:
+        """Send the follower back to reading pages."""
+        self.lost = True
+        self.mailbox.close()
+
+
+class Feed:
+    """Reads new events once and offers them to every tap; reads nothing while there is none.
+
+    Attributes:
+        position: of the last event read; None while nobody taps.
+        scanned: the largest horizon read up to.
+        moments: ``read`` (with the page), ``cut``.
+    """
+
+    def __init__(self, database: Database, signals: Signals, settings: Settings) -> None:
+        self._database, self._signals, self._settings = database, signals, settings
+        self._taps: set[Tap] = set()
+        self._wake = asyncio.Event()
+        self._attaching = asyncio.Lock()
+        self._tasks = Tasks()
+        self._forget: list[Callable[[], None]] = []
+        self.position: int | None = None
+        self.scanned = 0
+        self.moments = Moments()
+
+    async def start(self, _dsn: str, _schema: str) -> None:
+        """Begin to follow the log, in the background."""
+        self._forget = [self._signals.on_wake(self._wake.set), self._database.on_lost(self._cut_all)]
+        self._tasks.supervise("feed", self._run, most=1.0)
+
+    async def stop(self) -> None:
+        """Cut every tap and stop."""
+        for forget in self._forget:
+            forget()
+        await self._tasks.stop()
+        self._cut_all()
+
+    async def attach(self, selector: Selector, share: Share | None = None) -> Tap:
+        """Return a tap that brings every matching event after ``tap.start``."""
+        async with self._attaching:
+            start = self.position
+            if start is None:
+                page = await read_page(self._database, All(), limit=1, window=None, backwards=True)
+                start = self.position = page.events[0].position if page.events else 0
+                self.scanned = page.horizon
+            tap = Tap(selector, share, start, self.scanned, self._settings.mailbox_size)
+            self._taps.add(tap)
+        self._wake.set()
+        return tap
+
+    def detach(self, tap: Tap) -> None:
+        """End *tap*; detaching twice is fine."""
+        tap.cut()
+        self._taps.discard(tap)
+        if not self._taps:
+            self.position = None
+
+    async def _run(self, healthy: Callable[[], None]) -> None:
+        behind = Backoff(0.001, 0.05)
+        try:
+            while True:
+                self._wake.clear()
+                waits_for_append = await self._read_new() if self._taps else False
+                healthy()
+                if not waits_for_append:
+                    behind.reset()
+                # The append ahead of the horizon may roll back and signal nobody, so it is looked for again soon.
+                pause = behind.next() if waits_for_append else self._signals.jittered(self._settings.poll_interval)
+                await set_within(self._wake, pause)
+        except BaseException:
+            self._cut_all()
+            raise
+
+    async def _read_new(self) -> bool:
+        """Offer what is new; tell whether the horizon waits for an append under way."""
+        while (after := self.position) is not None:
+            page = await read_page(self._database, All(), limit=self._settings.page_size, window=None, after=after)
+            if self.position != after:
+                continue  # cut and attached anew meanwhile: this page begins elsewhere
+            self._offer(page)
+            if page.scanned >= page.horizon:
+                return page.last_position is not None and page.horizon < page.last_position
+        return False
+
+    def _offer(self, page: Page) -> None:
+        if page.events:
+            self.position = page.events[-1].position
+        self.scanned = max(self.scanned, page.scanned)
+        for tap in tuple(self._taps):
+            for event in page.events:
+                tap.offer(event)
+                if tap.lost:
+                    self._taps.discard(tap)
+                    break
+            tap.scanned = max(tap.scanned, page.scanned)
+        self.moments.reach("read", page)
+
+    def _cut_all(self) -> None:
+        for tap in self._taps:
+            tap.cut()
+        self._taps.clear()
+        self.position = None
+        self.moments.reach("cut")
+
+
+class Follower:
+    """One reader's way along the log: pages of history, then the feed.
+
+    Attributes:
+        position: everything matching up to here is done with: a batch is once the next one is asked for.
+        returned: position of the last event returned, or where it began; safe to resume from after any crash.
+        live: the last batch came from the feed.
+        moments: ``live``.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        database: Database,
+        settings: Settings,
+        selector: Selector,
+        after: int,
+        share: Share | None = None,
+    ) -> None:
+        self._feed, self._database, self._settings = feed, database, settings
+        self._selector, self._share = selector, share
+        self._tap: Tap | None = None
+        self._position = self.returned = after
+        self._outstanding: int | None = None
+        self.moments = Moments()
+
+    @property
+    def live(self) -> bool:
+        """Whether the history has been read and the feed brings the rest."""
+        return self._tap is not None and self._position >= self._tap.start
+
+    @property
+    def position(self) -> int:
+        """Everything matching up to here was returned by `next`, and the batch after it asked for."""
+        if self._outstanding is not None:
+            return self._outstanding
+        tap = self._tap
+        if tap is not None and not tap.lost and not len(tap.mailbox) and self._position >= tap.start:
+            return max(self._position, tap.scanned)
+        return self._position
+
+    async def next(self) -> list[Event]:
+        """Return the next matching events, at least one, in position order; waits for them.
+
+        Raises:
+            DatabaseUnavailable: history could not be read; call again to go on after the last event returned.
+        """
+        self._outstanding = None
+        try:
+            while True:
+                if events := await (self._live() if self.live else self._history()):
+                    # In the same step as the position moves: whoever reads it in between must not see too much.
+                    self._outstanding = events[0].position - 1
+                    self.returned = events[-1].position
+                    self._position = max(self._position, self.returned)
+                    return events
+        except Exception:
+            self.close()
+            self._position = self.returned
+            raise
+
+    def close(self) -> None:
+        """Leave the feed."""
+        tap, self._tap = self._tap, None
+        if tap is not None:
+            self._feed.detach(tap)
+
+    async def _history(self) -> list[Event]:
+        page = await read_page(
+            self._database,
+            self._selector,
+            limit=self._settings.page_size,
+            window=self._settings.scan_window,
+            after=self._position,
+            upto=self._tap.start if self._tap else None,
+            share=self._share,
+        )
+        if self._tap is None and page.scanned >= page.horizon:
+            # Attached before the page is returned: at most what came meanwhile is left to read from SQL.
+            self._tap = await self._feed.attach(self._selector, self._share)
+        self._position = max(self._position, page.scanned)
+        if self.live:
+            self.moments.reach("live")
+        return page.events
+
+    async def _live(self) -> list[Event]:
+        tap = self._tap
+        assert tap is not None
+        taken = await tap.mailbox.take(self._settings.page_size)
+        if tap.lost:
+            # Queued events are whole up to the cut, but reading them again is simpler and as right.
+            self._tap = None
+            self._position = self.returned
+            return []
+        return [event for event in taken if event.position > self._position]

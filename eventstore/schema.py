@@ -1,0 +1,92 @@
+"""The database schema: its revision, the text of its SQL functions, and bringing it up to date.
+
+Alembic and SQLAlchemy are imported by `migrate` alone; a node that only checks its schema never loads them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eventstore.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+__all__ = [
+    "DEFAULT_SCHEMA",
+    "REVISION",
+    "check_schema_name",
+    "function_source",
+    "migrate",
+    "quoted",
+    "signal_channel",
+]
+
+DEFAULT_SCHEMA = "eventstore"
+
+REVISION = "0001"
+"""The newest revision under `migrations/`, and the one this package needs at least. Revisions sort as text."""
+
+_SQL = Path(__file__).parent / "sql"
+
+
+def check_schema_name(schema: str) -> str:
+    """Return *schema* if Postgres can hold it as a name of its own (`ConfigurationError` otherwise)."""
+    if not schema or len(schema.encode("utf-8", "replace")) > 63 or "\0" in schema:
+        raise ConfigurationError(f"schema name {schema!r} must have 1 to 63 bytes")
+    if schema.startswith("pg_") or schema == "information_schema":
+        raise ConfigurationError(f"schema name {schema!r} is reserved by Postgres")
+    return schema
+
+
+def quoted(schema: str) -> str:
+    """Return *schema* as a quoted SQL identifier."""
+    return '"' + schema.replace('"', '""') + '"'
+
+
+def signal_channel(schema: str) -> str:
+    """Return the NOTIFY channel of *schema*; the twin of ``signal_channel_v1`` in SQL."""
+    return "eventstore_" + hashlib.md5(schema.encode(), usedforsecurity=False).hexdigest()[:16]
+
+
+def function_source(name: str, schema: str) -> str:
+    """Return the SQL that creates the function *name* (a file under ``eventstore/sql``) in *schema*."""
+    names = {"@schema@": quoted(schema), "@schema_literal@": "'" + schema.replace("'", "''") + "'"}
+    text = (_SQL / f"{name}.sql").read_text(encoding="utf-8")
+    # "'@schema@.x'" stands inside a literal, where a quote in the name has to be doubled as well.
+    text = text.replace("'@schema@.", "'" + quoted(schema).replace("'", "''") + ".")
+    return re.sub("|".join(names), lambda found: names[found[0]], text)
+
+
+def migrate(dsn: str, schema: str = DEFAULT_SCHEMA, revision: str = "head") -> None:
+    """Bring *schema* to *revision*, creating it where it is missing. Blocking; safe to run from many places at once.
+
+    Raises:
+        ConfigurationError: the name or DSN is unusable, or PUBLIC may create objects in the schema.
+        DatabaseUnavailable: the database cannot be reached.
+    """
+    from alembic import command
+
+    with _config(dsn, check_schema_name(schema)) as config:
+        command.upgrade(config, revision)
+
+
+@contextmanager
+def _config(dsn: str, schema: str) -> Iterator[Config]:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_script_location()).replace("%", "%%"))
+    config.attributes.update(dsn=dsn, schema=schema)
+    yield config
+
+
+def _script_location() -> Path:
+    installed = Path(str(files("eventstore"))) / "migrations"
+    return installed if installed.is_dir() else Path(__file__).parent.parent / "migrations"

@@ -1,0 +1,62 @@
+"""One frozen settings object, handed down; nothing below the command line reads the environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from eventstore.errors import ConfigurationError
+
+__all__ = ["Settings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What can be tuned. Periods are seconds, sizes are counts.
+
+    Attributes:
+        connections: most connections of the pool that appends, reads and settlements share.
+        connect_timeout: how long opening a connection may take.
+        statement_cache_size: prepared statements kept per connection; 0 behind a pooler in transaction mode.
+        listen_dsn: a direct DSN for LISTEN where the main one goes through a pooler; None: the main DSN.
+        listen: False polls only, for databases that can be reached through a pooler alone.
+        poll_interval: how often the log is looked at even if no signal comes; ±20 % of jitter.
+        heartbeat_interval: how often a node checks that it hears its own signal.
+        page_size: events read by one query.
+        scan_window: positions one query of a selective read looks at.
+        mailbox_size: events that wait for one live consumer before it returns to reading pages.
+        lease_ttl: after this long without renewal a node's partitions go to others.
+        settle_interval: how long a settled event may wait for its checkpoint to be written.
+        claim_interval: how often free partitions are looked for.
+        retry_delay: wait after a handler's first failure; doubles up to `retry_delay_max`.
+        retry_delay_max: longest wait between two attempts of a handler.
+        drain_grace: how long handlers may finish when a node stops.
+
+    Raises:
+        ConfigurationError: a value is out of range.
+    """
+
+    connections: int = 10
+    connect_timeout: float = 10.0
+    statement_cache_size: int = 100
+    listen_dsn: str | None = None
+    listen: bool = True
+    poll_interval: float = 1.0
+    heartbeat_interval: float = 10.0
+    page_size: int = 500
+    scan_window: int = 10_000
+    mailbox_size: int = 10_000
+    lease_ttl: float = 10.0
+    settle_interval: float = 0.1
+    claim_interval: float = 1.0
+    retry_delay: float = 0.1
+    retry_delay_max: float = 30.0
+    drain_grace: float = 30.0
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            least = 0 if item.name == "statement_cache_size" else 1 if type(item.default) is int else None
+            if type(item.default) is int and (type(value) is not int or value < (least or 0)):
+                raise ConfigurationError(f"{item.name} must be a whole number of at least {least}, not {value!r}")
+            if type(item.default) is float and not (isinstance(value, (int, float)) and 0 < value < 1e6):
+                raise ConfigurationError(f"{item.name} must be a number of seconds above 0, not {value!r}")

@@ -1,0 +1,392 @@
+"""`EventStore`: builds every part, starts them in one visible order, and stops them in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from datetime import datetime
+from os import PathLike, getpid
+from typing import Literal, Self
+from uuid import uuid4
+
+from eventstore import schema as schemas
+from eventstore.database import Connection, Database
+from eventstore.errors import AlreadyStarted, ConfigurationError, DatabaseUnavailable
+from eventstore.events import ANY, AppendResult, Event, NewEvent
+from eventstore.feed import Feed, Follower
+from eventstore.log import append as appending
+from eventstore.log import read as reading
+from eventstore.selectors import All, Selector
+from eventstore.service import Backoff, set_within
+from eventstore.settings import Settings
+from eventstore.signals import Signals
+from eventstore.subscriptions.ledger import Ledger
+from eventstore.subscriptions.model import After, Handler, Subscription
+from eventstore.subscriptions.pool import Pools
+
+__all__ = ["EventStore"]
+
+log = logging.getLogger(__name__)
+
+
+class EventStore:
+    """The event store of one schema, as one node.
+
+    ``async with EventStore(dsn) as store`` connects; without a DSN it starts (or joins) the embedded Postgres and
+    brings the schema up to date.
+
+    Args:
+        dsn: ``postgresql://user@host/database``; None: the embedded Postgres.
+        schema: the schema that holds the log.
+        node_name: how this process is called in lists; by default host and process id.
+        settings: what can be tuned.
+        data_dir: where the embedded Postgres keeps its data; by default in the user's data directory.
+
+    Raises (on entering):
+        ConfigurationError: the DSN is malformed, or there are no Postgres binaries.
+        DatabaseUnavailable: the database refuses or cannot be reached.
+        MigrationRequired: the schema is missing or too old; see `migrate`.
+    """
+
+    def __init__(
+        self,
+        dsn: str | None = None,
+        *,
+        schema: str = schemas.DEFAULT_SCHEMA,
+        node_name: str | None = None,
+        settings: Settings | None = None,
+        data_dir: str | PathLike[str] | None = None,
+    ) -> None:
+        self.schema = schemas.check_schema_name(schema)
+        self.node_name = node_name or f"{socket.gethostname()}-{getpid()}"
+        self.settings = settings or Settings()
+        self._handlers: dict[str, Handler] = {}
+        self._declared: dict[str, tuple[Selector, int, After]] = {}
+        self._running: AsyncExitStack | None = None
+        self._database = Database(self.settings)
+        self._signals = Signals(uuid4(), self.settings)
+        self._feed = Feed(self._database, self._signals, self.settings)
+        self._ledger = Ledger(self._database)
+        self._pools = Pools(
+            self._database, self._ledger, self._feed, self.node_name, self.settings, self._signals.jittered
+        )
+        self.place(dsn, data_dir=data_dir)
+
+    # -- where
+
+    @property
+    def placed(self) -> bool:
+        """A DSN or a data directory was named; otherwise it is the embedded Postgres in its usual place."""
+        return self._dsn is not None or self._data_dir is not None
+
+    def place(self, dsn: str | None, *, data_dir: str | PathLike[str] | None = None, schema: str | None = None) -> None:
+        """Say where the log is, before the store is opened, as ``eventstore work --dsn`` does for an application.
+
+        Args:
+            schema: None keeps the one it has.
+
+        Raises:
+            AlreadyStarted: the store is open.
+            ConfigurationError: both a DSN and a data directory are given, or the schema's name is unusable.
+        """
+        if self._running is not None:
+            raise AlreadyStarted("this store is open already")
+        if dsn is not None and data_dir is not None:
+            raise ConfigurationError("data_dir is for the embedded Postgres; give it or a DSN, not both")
+        if schema is not None:
+            self.schema = schemas.check_schema_name(schema)
+        self._dsn, self._data_dir = dsn, data_dir
+
+    # -- opening and closing
+
+    async def __aenter__(self) -> Self:
+        if self._running is not None:
+            raise AlreadyStarted("this store is open already")
+        async with AsyncExitStack() as started:
+            await self._start(started)
+            self._running = started.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        running, self._running = self._running, None
+        if running is not None:
+            await running.aclose()
+
+    async def _start(self, started: AsyncExitStack) -> None:
+        """The start order; stopping is its reverse."""
+        dsn = self._dsn or await self._start_embedded(started)
+        for part in (self._database, self._signals, self._feed):
+            await part.start(dsn, self.schema)
+            started.push_async_callback(part.stop)
+
+    async def _start_embedded(self, started: AsyncExitStack) -> str:
+        from eventstore.embedded import EmbeddedPostgres
+
+        server = EmbeddedPostgres(self._data_dir)
+        await asyncio.to_thread(server.start)
+        started.push_async_callback(asyncio.to_thread, server.stop)
+        await self.migrate(server.dsn, schema=self.schema)
+        return server.dsn
+
+    @staticmethod
+    async def migrate(dsn: str, *, schema: str = schemas.DEFAULT_SCHEMA) -> None:
+        """Create *schema*, or bring it up to date; safe to run from many places at once.
+
+        Raises:
+            ConfigurationError: the name or DSN is unusable, or PUBLIC may create objects in the schema.
+            DatabaseUnavailable: the database cannot be reached.
+        """
+        await asyncio.to_thread(schemas.migrate, dsn, schema)
+
+    # -- the log
+
+    async def append(
+        self,
+        stream: str,
+        events: Sequence[NewEvent],
+        *,
+        expected: int = ANY,
+        connection: Connection | None = None,
+    ) -> AppendResult:
+        """Append *events* to *stream*, all or nothing.
+
+        Appending the same events (by id) again returns the first result, whatever *expected* says now.
+
+        Args:
+            stream: 1 to 512 characters.
+            events: 1 to 1,000 events.
+            expected: `ANY`, `NO_STREAM`, `STREAM_EXISTS`, or the exact version the stream must have.
+            connection: an asyncpg connection with an open transaction; the append happens if that commits, and a
+                failed append leaves it usable.
+
+        Raises:
+            WrongExpectedVersion: the stream is at another version.
+            DuplicateEventId: an id is stored already, with other content or without the others.
+            InvalidEvent: an event or the stream's name breaks a rule; nothing was sent.
+            TransactionConflict: a deadlock or serialization failure inside the caller's transaction.
+            OutcomeUnknown: the connection was lost on the way; append the same events again to learn the outcome.
+            DatabaseUnavailable: there was no connection; nothing happened.
+        """
+        result = await appending.append(self._database, stream, events, expected, connection)
+        if connection is None:
+            self._signals.appended()
+        return result
+
+    async def append_known(self, streams: Sequence[str], events: Sequence[NewEvent]) -> int:
+        """Append each event to the stream beside it, in one transaction, leaving out those stored already.
+
+        This is what imports use: the order given is the order of positions, across streams. Returns how many events
+        were new.
+
+        Raises:
+            DuplicateEventId: an id is stored with other content (`ids` names it); nothing of the call is written.
+        """
+        added = await appending.append_known(self._database, streams, events)
+        if added:
+            self._signals.appended()
+        return added
+
+    def read(
+        self,
+        stream: str,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        backwards: bool = False,
+        limit: int | None = None,
+    ) -> AsyncIterator[Event]:
+        """Yield the events of one stream by version; none if there is no such stream.
+
+        *after* and *before* are exclusive versions, whatever the direction; *limit* counts events.
+        """
+        return reading.read_stream(
+            self._database,
+            stream,
+            after=after,
+            before=before,
+            backwards=backwards,
+            limit=limit,
+            page_size=self.settings.page_size,
+        )
+
+    def read_all(
+        self,
+        selector: Selector | None = None,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        backwards: bool = False,
+        limit: int | None = None,
+    ) -> reading.Reading:
+        """Return a reading of the events *selector* matches, by position, up to the horizon of its start.
+
+        *after* and *before* are exclusive positions whatever the direction; *since* (inclusive) and *until*
+        (exclusive) go by the database's `recorded_at`. The reading's `horizon` is what it saw all of.
+        """
+        return reading.Reading(
+            self._database,
+            selector or All(),
+            after=after,
+            before=before,
+            since=since,
+            until=until,
+            backwards=backwards,
+            limit=limit,
+            page_size=self.settings.page_size,
+            window=self.settings.scan_window,
+        )
+
+    async def head(self) -> int:
+        """Return the horizon: the position up to which every append has finished. 0 for an empty log."""
+        return await reading.head(self._database)
+
+    async def wait_for(self, position: int, *, timeout: float | None = None) -> None:
+        """Wait until readers see everything up to *position*.
+
+        Raises:
+            TimeoutError: *timeout* seconds passed.
+        """
+        woken = asyncio.Event()
+        forget = self._signals.on_wake(woken.set)
+        backoff = Backoff(0.001, 0.05)
+        try:
+            async with asyncio.timeout(timeout):
+                while await self.head() < position:
+                    woken.clear()
+                    await set_within(woken, backoff.next())
+        finally:
+            forget()
+
+    async def streams(self, prefix: str = "") -> AsyncIterator[tuple[str, int, datetime]]:
+        """Yield name, version and creation time of every stream whose name starts with *prefix*, by name."""
+        after = ""
+        while True:
+            rows = await self._database.rows("list_streams_v1", prefix, after, self.settings.page_size)
+            for row in rows:
+                yield row["name"], row["version"], row["created_at"]
+            if len(rows) < self.settings.page_size:
+                return
+            after = rows[-1]["name"]
+
+    @asynccontextmanager
+    async def listen(
+        self, selector: Selector | None = None, *, after: int | Literal["current"] = "current"
+    ) -> AsyncIterator[AsyncIterator[Event]]:
+        """Yield the matching events after *after*, history first, then live, in position order, without end.
+
+        ``"current"`` is fixed on entering: what is appended from then on is delivered. Nothing is stored; the next
+        listener begins anew. A lost connection is waited out and nothing is missed.
+        """
+        start = await self._last_position() if after == "current" else after
+        follower = Follower(self._feed, self._database, self.settings, selector or All(), start)
+        try:
+            yield self._followed(follower)
+        finally:
+            follower.close()
+
+    async def _followed(self, follower: Follower) -> AsyncIterator[Event]:
+        backoff = Backoff(0.05, 5.0)
+        while True:
+            try:
+                events = await follower.next()
+            except DatabaseUnavailable as error:
+                log.warning("listening: %s; trying again", error)
+                await asyncio.sleep(backoff.next())
+                continue
+            backoff.reset()
+            for event in events:
+                yield event
+
+    async def _last_position(self) -> int:
+        """Position of the last event readers see, rather than the horizon: it survives any crash."""
+        async for event in self.read_all(backwards=True, limit=1):
+            return event.position
+        return 0
+
+    # -- subscriptions
+
+    @property
+    def subscriptions(self) -> Ledger:
+        """Stored subscriptions: `get`, `list`, `delete`."""
+        return self._ledger
+
+    async def subscribe(self, name: str, selector: Selector, *, pool_size: int = 1, after: After = 0) -> Subscription:
+        """Store a subscription, or find the same definition stored already. Call it at every start.
+
+        Args:
+            pool_size: number of partitions, 1 to 1024: how many events are handled at once. Order holds per stream.
+            after: a position (exclusive), ``"current"``, or a time; resolved once, when it is stored.
+
+        Raises:
+            SubscriptionExists: the name is taken by another definition; the error names what differs.
+            ConfigurationError: a value is out of range.
+        """
+        return await self._ledger.create(name, selector, after=after, pool_size=pool_size)
+
+    async def unsubscribe(self, name: str) -> None:
+        """Delete a subscription and its checkpoints (`SubscriptionNotFound`)."""
+        await self._ledger.delete(name)
+
+    def handler(
+        self, name: str, selector: Selector | None = None, *, pool_size: int = 1, after: After = 0
+    ) -> Callable[[Handler], Handler]:
+        """Register the handler of a subscription: ``async def handle(event, delivery)``.
+
+        It returns: the event is settled. It raises: the event is delivered again, later ones of its partition wait.
+        With a *selector* the subscription is declared by `run`, with the options of `subscribe`.
+        """
+
+        def register(function: Handler) -> Handler:
+            if name in self._handlers:
+                raise AlreadyStarted(f"subscription {name!r} has a handler already")
+            if not asyncio.iscoroutinefunction(function):
+                raise ConfigurationError(f"the handler of {name!r} must be an async function")
+            self._handlers[name] = function
+            if selector is not None:
+                self._declared[name] = (selector, pool_size, after)
+            return function
+
+        if selector is None and (pool_size, after) != (1, 0):
+            raise ConfigurationError(
+                f"pool_size and after of {name!r} need a selector to declare the subscription with"
+            )
+        return register
+
+    async def run(self) -> None:
+        """Deliver events to the handlers until cancelled. SIGTERM drains: what is being handled is finished.
+
+        Raises:
+            ConfigurationError: no handler is registered.
+            SubscriptionNotFound: a handler names a subscription that is neither stored nor declared.
+            AlreadyStarted: it runs already.
+        """
+        if not self._handlers:
+            raise ConfigurationError("nothing to run: register a handler first, @store.handler(name)")
+        for name, (selector, pool_size, after) in self._declared.items():
+            await self.subscribe(name, selector, pool_size=pool_size, after=after)
+        for name in self._handlers:
+            await self._ledger.get(name)
+        draining = asyncio.Event()
+        with _on_sigterm(draining.set):
+            await self._pools.run(dict(self._handlers), draining)
+
+
+@contextmanager
+def _on_sigterm(callback: Callable[[], None]) -> Iterator[None]:
+    """Call *callback* at SIGTERM; does nothing where signals cannot be handled (another thread, Windows)."""
+    loop = asyncio.get_running_loop()
+    try:
+        loop.add_signal_handler(signal.SIGTERM, callback)
+    except (NotImplementedError, RuntimeError, ValueError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)

@@ -1,0 +1,1 @@
+"""Subscriptions: their records, the ledger that stores them, and the emitters that deliver."""

@@ -1,0 +1,162 @@
+"""The log (streams, events), subscriptions with their checkpoints, and the nodes that run them.
+
+Revision: 0001
+"""
+
+from __future__ import annotations
+
+from alembic import context, op
+from sqlalchemy import text
+
+from eventstore.schema import function_source, quoted
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+TABLES = (
+    # MINVALUE 0 and is_called: the head of an empty log is 0, the first position 1. CACHE 1: a session that held
+    # positions in reserve would hand out numbers below a horizon that readers have passed.
+    "create sequence event_positions as bigint minvalue 0 start 0 cache 1 no cycle",
+    "select setval('event_positions', 0, true)",
+    """
+    create table streams (
+        name        text collate "C" primary key,
+        version     bigint not null default 0,
+        bucket      smallint not null,
+        created_at  timestamptz not null default clock_timestamp()
+    )
+    """,
+    # No default on position: it is drawn inside append_events_v1 only, under the horizon lock.
+    """
+    create table events (
+        position    bigint not null,
+        id          uuid not null,
+        stream      text collate "C",
+        version     bigint,
+        bucket      smallint not null,
+        type        text collate "C" not null,
+        data        json not null,
+        metadata    json not null,
+        tags        text[] not null default '{}',
+        created_at  timestamptz not null,
+        recorded_at timestamptz not null,
+        hash        bytea,
+        constraint events_position_key primary key (position),
+        constraint events_id_key unique (id),
+        constraint events_stream_version_key unique (stream, version),
+        constraint events_stream_and_version check ((stream is null) = (version is null))
+    )
+    """,
+    # Half-empty pages for rows that are updated in place (heap-only tuples) at every append and settlement.
+    "alter table streams set (fillfactor = 70)",
+    """
+    create table subscriptions (
+        id             bigint generated always as identity primary key,
+        key            text not null,
+        name           text collate "C" not null,
+        selector       jsonb not null,
+        after          jsonb not null,
+        options        jsonb not null default '{}',
+        pool_size      int not null,
+        state          text not null default 'active',
+        start_position bigint not null,
+        created_at     timestamptz not null default clock_timestamp(),
+        constraint subscriptions_name_key unique (name),
+        constraint subscriptions_name_length check (length(name) between 1 and 512),
+        constraint subscriptions_pool_size check (pool_size between 1 and 1024),
+        constraint subscriptions_state check (state in ('active', 'paused'))
+    )
+    """,
+    """
+    create table nodes (
+        incarnation uuid primary key,
+        name        text not null,
+        started_at  timestamptz not null,
+        lease_until timestamptz not null
+    )
+    """,
+    """
+    create table checkpoints (
+        subscription_id bigint not null references subscriptions (id) on delete cascade,
+        partition       int not null,
+        position        bigint not null,
+        epoch           bigint not null default 0,
+        owner           uuid references nodes (incarnation) on delete set null,
+        settled_at      timestamptz,
+        primary key (subscription_id, partition)
+    ) with (fillfactor = 70)
+    """,
+    "create index checkpoints_owner_idx on checkpoints (owner)",
+)
+
+FUNCTIONS = (
+    "append_events",
+    "append_events_v1",
+    "bucket_v1",
+    "check_events_v1",
+    "check_known_events_v1",
+    "claim_partitions_v1",
+    "create_subscription_v1",
+    "delete_subscription_v1",
+    "get_subscriptions_v1",
+    "head",
+    "horizon_v1",
+    "json_problem_v1",
+    "leave_node_v1",
+    "list_streams_v1",
+    "owned_partitions_v1",
+    "read_events_v1",
+    "read_feed",
+    "read_stream",
+    "read_stream_v1",
+    "register_node_v1",
+    "reject_change_v1",
+    "renew_node_v1",
+    "repeated_append_v1",
+    "schema_revision",
+    "settle_partitions_v1",
+    "signal_channel_v1",
+    "signal_v1",
+    "start_position_v1",
+    "tags_problem_v1",
+    "uuid_v7_v1",
+)
+
+TRIGGERS = (
+    """
+    create trigger events_append_only before update or delete on events
+        for each row execute function reject_change_v1()
+    """,
+    """
+    create trigger events_no_truncate before truncate on events
+        for each statement execute function reject_change_v1()
+    """,
+)
+
+
+def upgrade() -> None:
+    schema = context.config.attributes["schema"]
+    for statement in TABLES:
+        op.execute(text(statement))
+    for name in FUNCTIONS:
+        op.execute(text(function_source(name, schema).replace(":", r"\:")))
+    for statement in TRIGGERS:
+        op.execute(text(statement))
+    # In the transaction that creates them: nobody but the owner may call anything until it is granted.
+    op.execute(text(f"revoke all on all functions in schema {quoted(schema)} from public"))
+
+
+def downgrade() -> None:
+    schema = quoted(context.config.attributes["schema"])
+    op.execute(text("drop table checkpoints, subscriptions, nodes, events, streams"))
+    op.execute(text("drop sequence event_positions"))
+    # Every routine here belongs to the schema's revisions; dropped by signature, whatever the arguments.
+    op.execute(
+        text(
+            "do $$ declare f regprocedure; begin for f in select p.oid from pg_proc p"
+            f" where p.pronamespace = to_regnamespace('{schema.replace(chr(39), chr(39) * 2)}')"
+            " loop execute 'drop function ' || f; end loop; end $$"
+        )
+    )

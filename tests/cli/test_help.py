@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+from eventstore import __version__
+from eventstore.cli import COMMANDS, main
+from eventstore.cli.failures import EXIT_CODES
+from eventstore.errors import EventStoreError
+from tests.cli.conftest import Run
+
+HEAVY = {"asyncio", "asyncpg", "alembic", "orjson", "pydantic", "rich", "sqlalchemy", "logging.config"}
+OURS = sorted(name for name in COMMANDS if name not in ("demo", "export", "import"))
+
+
+def modules_after(*args: str) -> set[str]:
+    """Modules loaded by a command line, in a fresh interpreter."""
+    code = "import sys\nfrom eventstore.cli import main\ntry:\n    main()\nexcept SystemExit as end:\n    assert not end.code\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_help_imports_nothing_but_click_and_no_command() -> None:
+    loaded = modules_after("--help")
+    assert "click" in loaded
+    assert not loaded & HEAVY
+    assert not loaded & {module for module, _ in COMMANDS.values()}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_help_of_a_command_imports_nothing_heavy(name: str) -> None:
+    assert not modules_after(name, "--help") & HEAVY
+
+
+def test_a_heavy_import_would_be_noticed() -> None:
+    assert "asyncpg" in modules_after("--dsn", "x", "--version") | {"asyncpg"} & set(sys.modules)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_command_has_examples_and_the_short_help_of_the_table(name: str, plain: Run) -> None:
+    module, short = COMMANDS[name]
+    command = import_module(module).command
+    assert (command.help or "").splitlines()[0] == short
+    commands = getattr(command, "commands", {"": command})
+    assert all("Examples:" in plain(*f"{name} {one}".split(), "--help").output for one in commands)
+
+
+def test_the_shared_options_are_listed_with_every_command(plain: Run) -> None:
+    for args in (["read"], ["subscription", "list"], []):
+        assert all(option in plain(*args, "--help").output for option in ("--dsn", "--schema", "--data-dir", "--json"))
+
+
+def test_every_exit_code_is_documented_in_help(plain: Run) -> None:
+    text = plain("--help").output
+    assert all(f" {code} " in text or f"({code}:" in text for code in set(EXIT_CODES.values()))
+
+
+def test_every_error_of_the_package_has_an_exit_code() -> None:
+    assert EventStoreError in EXIT_CODES
+
+
+def test_version_is_the_package_s(plain: Run) -> None:
+    assert plain("--version").output == f"eventstore, version {__version__}\n"
+
+
+def test_an_unknown_command_is_a_usage_error(plain: Run) -> None:
+    result = plain("apend")
+    assert result.exit_code == 2
+    assert "No such command 'apend'" in result.stderr
+
+
+def test_the_entry_point_is_the_group() -> None:
+    assert callable(main)

@@ -1,0 +1,100 @@
+"""One throw-away server in shared memory for the whole run, and a fresh migrated database per test.
+
+TEST_PG_HOST and TEST_PG_PORT name a server to use instead.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from pytest_postgresql import factories
+from pytest_postgresql.janitor import DatabaseJanitor
+
+from eventstore import EventStore, Settings
+from eventstore.schema import migrate
+
+QUICK = Settings(
+    poll_interval=0.5,
+    heartbeat_interval=2.0,
+    lease_ttl=2.0,
+    claim_interval=0.1,
+    settle_interval=0.02,
+    retry_delay=0.01,
+)
+"""Short periods, so that tests wait for little; nothing in a test depends on their exact length."""
+
+
+def _shared_memory() -> str | None:
+    enough = os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > 1 << 30
+    return "/dev/shm" if enough else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if "TEST_PG_HOST" not in os.environ:
+        from eventstore.embedded import EmbeddedPostgres
+
+        root = Path(tempfile.mkdtemp(prefix="es-", dir=_shared_memory()))
+        server = EmbeddedPostgres(root / "data", durable=False, settings={"max_connections": 200})
+        server.start()
+        config.stash[_SERVER] = (server, root)
+        os.environ.update(TEST_PG_HOST=server.host, TEST_PG_PORT=str(server.port))
+    config.option.postgresql_host = os.environ["TEST_PG_HOST"]
+    config.option.postgresql_port = os.environ["TEST_PG_PORT"]
+    # Several runs may share a server that was given.
+    config.option.postgresql_dbname = f"tests_{os.getpid()}"
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _SERVER in config.stash:
+        server, root = config.stash[_SERVER]
+        server.stop()
+        shutil.rmtree(root)
+
+
+_SERVER = pytest.StashKey[Any]()
+
+
+def dsn_of(host: str, port: int | str, user: str, dbname: str) -> str:
+    return f"postgresql://{user}@/{dbname}?host={host}&port={port}"
+
+
+def _migrate(*, host: str, port: int, user: str, dbname: str, **_: Any) -> None:
+    migrate(dsn_of(host, port, user, dbname))
+
+
+pg = factories.postgresql_noproc(load=[_migrate])
+
+
+@pytest.fixture
+def db(pg: Any) -> Iterator[str]:
+    """DSN of a fresh database, migrated."""
+    with DatabaseJanitor(
+        user=pg.user,
+        host=pg.host,
+        port=pg.port,
+        dbname=pg.dbname,
+        template_dbname=pg.template_dbname,
+    ):
+        yield dsn_of(pg.host, pg.port, pg.user, pg.dbname)
+
+
+@pytest.fixture
+async def store(db: str) -> AsyncIterator[EventStore]:
+    """An open store with short periods on a fresh database."""
+    async with EventStore(db, settings=QUICK, node_name="one") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def sql(db: str) -> AsyncIterator[asyncpg.Connection]:
+    """A plain connection to the same database, as its owner."""
+    connection = await asyncpg.connect(db)
+    yield connection
+    await connection.close()
