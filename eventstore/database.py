@@ -74,7 +74,8 @@ CONSTRAINTS: dict[str, Callable[[asyncpg.PostgresError], errors.EventStoreError]
     "subscriptions_pool_size": lambda _: errors.ConfigurationError("pool_size must be between 1 and 1024"),
 }
 
-_LOST = (asyncpg.InterfaceError, asyncpg.ConnectionDoesNotExistError, OSError)
+# InternalClientError: a connection that the server ended while it lay idle in the pool, found out by using it.
+_LOST = (asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.ConnectionDoesNotExistError, OSError)
 
 
 def redacted(dsn: str) -> str:

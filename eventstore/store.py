@@ -122,6 +122,7 @@ class EventStore:
         for part in (self._database, self._signals, self._feed):
             await part.start(dsn, self.schema)
             started.push_async_callback(part.stop)
+        started.push_async_callback(self._pools.stop)
 
     async def _start_embedded(self, started: AsyncExitStack) -> str:
         from eventstore.embedded import EmbeddedPostgres
@@ -359,7 +360,9 @@ class EventStore:
         return register
 
     async def run(self) -> None:
-        """Deliver events to the handlers until cancelled. SIGTERM drains: what is being handled is finished.
+        """Deliver events to the handlers until cancelled.
+
+        SIGTERM, and closing the store, drain: what is being handled is finished and settled, then `run` returns.
 
         Raises:
             ConfigurationError: no handler is registered.
@@ -372,9 +375,8 @@ class EventStore:
             await self.subscribe(name, selector, pool_size=pool_size, after=after)
         for name in self._handlers:
             await self._ledger.get(name)
-        draining = asyncio.Event()
-        with _on_sigterm(draining.set):
-            await self._pools.run(dict(self._handlers), draining)
+        with _on_sigterm(self._pools.drain):
+            await self._pools.run(dict(self._handlers))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -35,7 +36,7 @@ def command(_session: Session) -> None:
 @click.argument("name", type=NAME)
 @click.option("--pool-size", type=int, default=1, show_default=True, help="Partitions: events handled at once.")
 @click.option(
-    "--after", type=After(times=True), default=0, metavar="N|current|TIME", help="Begin after this.  [default: 0]"
+    "--after", type=After(times=True), default="0", metavar="N|current|TIME", help="Begin after this.  [default: 0]"
 )
 @selector_options
 @shared_options
@@ -147,7 +148,7 @@ def _row(subscription: Subscription) -> dict[str, Any]:
     row = {name: getattr(subscription, name) for name in ("name", "state", "pool_size", "start_position")}
     return row | {
         "settled": min(partition.checkpoint for partition in subscription.partitions),
-        "selector": dump(subscription.selector),
+        "selector": json.loads(dump(subscription.selector)),
         "after": encode_after(subscription.after),
         "options": subscription.options,
         "created_at": subscription.created_at,

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from itertools import islice
 from random import Random
 from time import perf_counter
+from typing import Any
 from uuid import UUID
 
 from eventstore.demo.checker import Arrival, Verdict, judge
@@ -23,9 +23,7 @@ from eventstore.events import Event, uuid7
 from eventstore.store import EventStore
 from eventstore.subscriptions.model import Delivery
 
-__all__ = ["Outcome", "Recorder", "Stage", "append_history", "live_copies", "run"]
-
-BATCH = 1000
+__all__ = ["Outcome", "Recorder", "Stage", "live_copies", "run"]
 
 Stage = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Shows a stage: a label and a total give a function to call with how many more are done."""
@@ -78,14 +76,6 @@ class Recorder:
         self._reached.clear()
         if len(self.arrivals) < count:
             await self._reached.wait()
-
-
-async def append_history(store: EventStore, facts: Sequence[Fact], done: Callable[[int], None]) -> None:
-    """Append *facts* in their order."""
-    left = iter(facts)
-    while batch := list(islice(left, BATCH)):
-        await store.append_known([fact.stream for fact in batch], [fact.event for fact in batch])
-        done(len(batch))
 
 
 def live_copies(facts: Sequence[Fact], plan: Sequence[Planned], count: int, seed: int) -> list[Fact]:
@@ -158,12 +148,12 @@ class _Crowd:
     async def has(self, facts: Sequence[Fact]) -> bool:
         """Wait until each recorder has what it wants of *facts*; False if patience ends first."""
         reaching = asyncio.gather(*(one.reach(sum(map(one.planned.wants, facts))) for one in self.recorders))
-        waiting = {asyncio.ensure_future(reaching), self.emitters}
-        done, _ = await asyncio.wait(waiting, timeout=self.patience, return_when=asyncio.FIRST_COMPLETED)
+        waiting: set[asyncio.Future[Any]] = {reaching, self.emitters}
+        await asyncio.wait(waiting, timeout=self.patience, return_when=asyncio.FIRST_COMPLETED)
         if reaching.done():
             return True
         reaching.cancel()
-        if done:
+        if self.emitters.done():
             self.emitters.result()
             raise EventStoreError("the emitters were stopped before the demo was over")
         return False

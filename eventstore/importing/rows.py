@@ -188,7 +188,7 @@ def _unpacked(file: io.BufferedReader) -> BinaryIO:
     """Return *file*, unpacked if its content (not its name) says it is gzipped."""
     if file.peek(2)[:2] != b"\x1f\x8b":
         return file
-    return io.BufferedReader(gzip.GzipFile(fileobj=file), 1 << 17)
+    return cast(BinaryIO, gzip.GzipFile(fileobj=file))
 
 
 class _Lines:

@@ -13,36 +13,42 @@ as $$
 #variable_conflict use_variable
 declare
     v_unknown text;
+    v record;
 begin
-    if events is null or json_typeof(events) <> 'array' then
-        raise exception 'events must be a JSON array of objects' using errcode = 'ES003';
-    end if;
-    if exists (select from json_array_elements(events) e(event) where json_typeof(e.event) <> 'object') then
-        raise exception 'events must be a JSON array of objects' using errcode = 'ES003';
-    end if;
-    select k.key into v_unknown from json_array_elements(events) e(event), json_object_keys(e.event) k(key)
-     where k.key not in ('type', 'data', 'metadata', 'tags', 'id', 'created_at') limit 1;
-    if found then
-        raise exception 'an event has no field %', quote_literal(v_unknown) using errcode = 'ES003';
-    end if;
-    if exists (select from json_array_elements(events) e(event)
-                where json_typeof(e.event -> 'tags') not in ('array', 'null')) then
-        raise exception 'tags must be an array of strings' using errcode = 'ES003';
-    end if;
+    -- Operators that decode text trip over what json_problem_v1 would name later.
+    begin
+        if events is null or json_typeof(events) <> 'array' then
+            raise exception 'events must be a JSON array of objects' using errcode = 'ES003';
+        end if;
+        if exists (select from json_array_elements(events) e(event) where json_typeof(e.event) <> 'object') then
+            raise exception 'events must be a JSON array of objects' using errcode = 'ES003';
+        end if;
+        select k.key into v_unknown from json_array_elements(events) e(event), json_object_keys(e.event) k(key)
+         where k.key not in ('type', 'data', 'metadata', 'tags', 'id', 'created_at') limit 1;
+        if found then
+            raise exception 'an event has no field %', quote_literal(v_unknown) using errcode = 'ES003';
+        end if;
+        if exists (select from json_array_elements(events) e(event)
+                    where json_typeof(e.event -> 'tags') not in ('array', 'null')) then
+            raise exception 'tags must be an array of strings' using errcode = 'ES003';
+        end if;
+        select array_agg(1 order by e.ord) stream_no,
+               array_agg(coalesce((e.event ->> 'id')::uuid, uuid_v7_v1()) order by e.ord) ids,
+               array_agg(e.event ->> 'type' order by e.ord) types,
+               array_agg(coalesce(e.event -> 'data', 'null') order by e.ord) data,
+               array_agg(coalesce(nullif((e.event -> 'metadata')::text, 'null')::json, '{}') order by e.ord) metadata,
+               array_agg(case when json_typeof(e.event -> 'tags') = 'array' then
+                             array(select t.tag from json_array_elements_text(e.event -> 'tags') t(tag))::text
+                         end order by e.ord) tags,
+               array_agg(coalesce((e.event ->> 'created_at')::timestamptz, now()) order by e.ord) created_at
+          into v
+          from json_array_elements(events) with ordinality e(event, ord);
+    exception when untranslatable_character or invalid_text_representation or datetime_field_overflow
+                   or invalid_datetime_format then
+        raise exception '%', sqlerrm using errcode = 'ES003';
+    end;
     return query
-        select a.*
-          from (select array_agg(1 order by e.ord) stream_no,
-                       array_agg(coalesce((e.event ->> 'id')::uuid, uuid_v7_v1()) order by e.ord) ids,
-                       array_agg(e.event ->> 'type' order by e.ord) types,
-                       array_agg(coalesce(e.event -> 'data', 'null') order by e.ord) data,
-                       array_agg(coalesce(nullif((e.event -> 'metadata')::text, 'null')::json, '{}')
-                                 order by e.ord) metadata,
-                       array_agg(case when json_typeof(e.event -> 'tags') = 'array' then
-                                     array(select t.tag from json_array_elements_text(e.event -> 'tags') t(tag))::text
-                                 end order by e.ord) tags,
-                       array_agg(coalesce((e.event ->> 'created_at')::timestamptz, now()) order by e.ord) created_at
-                  from json_array_elements(events) with ordinality e(event, ord)) n
-         cross join lateral append_events_v1(array[stream_name], array[expected], n.stream_no, n.ids, n.types, n.data,
-                                             n.metadata, n.tags, n.created_at) a;
+        select * from append_events_v1(array[stream_name], array[expected], v.stream_no, v.ids, v.types, v.data,
+                                       v.metadata, v.tags, v.created_at);
 end
 $$;

@@ -33,8 +33,8 @@ class Pools:
     """Runs the partitions this node owns, of every subscription it has a handler for.
 
     Attributes:
-        moments: ``claimed``, ``lost`` and ``halted`` (with the claim), ``settled`` (with how many checkpoints), and
-            those of the emitters.
+        moments: ``claimed``, ``lost`` and ``halted`` (with the claim), ``settled`` (with how many checkpoints),
+            ``draining``, and those of the emitters.
         halted: the partitions that stopped with an error only an operator can cure, by subscription and number.
     """
 
@@ -52,6 +52,8 @@ class Pools:
         self._handlers: Mapping[str, Handler] = {}
         self._active = False
         self._running: dict[tuple[int, int], _Running] = {}
+        self._draining, self._ended = asyncio.Event(), asyncio.Event()
+        self._ended.set()
         self._node: UUID | None = None
         self._registered = asyncio.Event()
         self.moments = Moments()
@@ -62,8 +64,17 @@ class Pools:
         """The emitters that run on this node."""
         return [running.emitter for running in self._running.values()]
 
-    async def run(self, handlers: Mapping[str, Handler], draining: asyncio.Event) -> None:
-        """Claim and emit until *draining* is set; then let handlers finish, settle, and give everything back.
+    def drain(self) -> None:
+        """Let `run` end: handlers finish what they have in hand, it is settled, and everything is given back."""
+        self._draining.set()
+
+    async def stop(self) -> None:
+        """Drain, and wait until `run` has ended."""
+        self.drain()
+        await self._ended.wait()
+
+    async def run(self, handlers: Mapping[str, Handler]) -> None:
+        """Claim and emit until drained.
 
         Cancelled, it settles what is handled and does not wait for handlers.
 
@@ -73,12 +84,14 @@ class Pools:
         if self._active:
             raise AlreadyStarted("the emitters of this store run already")
         self._active, self._handlers = True, handlers
+        self._draining.clear()
+        self._ended.clear()
         tasks, claims = Tasks(), Tasks()
         tasks.supervise("lease", self._hold_lease, most=1.0)
         tasks.supervise("settlements", self._settle_again_and_again, most=1.0)
         claims.supervise("claims", self._claim_again_and_again, most=1.0)
         try:
-            await draining.wait()
+            await self._draining.wait()
             await claims.stop()
             await self._stop_emitters(self._settings.drain_grace)
         finally:
@@ -87,6 +100,7 @@ class Pools:
             await self._leave()
             await tasks.stop()
             self._active = False
+            self._ended.set()
 
     async def _hold_lease(self, healthy: Callable[[], None]) -> None:
         """Take a lease as a new incarnation and renew it until it is lost; then everything it held is lost too."""
@@ -160,12 +174,12 @@ class Pools:
         follower = Follower(self._feed, self._database, self._settings, claim.selector, claim.checkpoint, claim.share)
         emitter = Emitter(claim, self._handlers[claim.name], follower, self._settings, self.moments)
         task = asyncio.get_running_loop().create_task(emitter.run(), name=f"emitter {claim.name}/{claim.partition}")
-        task.add_done_callback(lambda ended: self._ended(claim, ended))
+        task.add_done_callback(lambda ended: self._note_end(claim, ended))
         self._running[claim.key] = _Running(emitter, task)
         log.info("claimed %s, partition %d, epoch %d", claim.name, claim.partition, claim.epoch)
         self.moments.reach("claimed", claim)
 
-    def _ended(self, claim: Claim, task: asyncio.Task[None]) -> None:
+    def _note_end(self, claim: Claim, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._halt(claim, error)
 
@@ -210,6 +224,7 @@ class Pools:
         """Let every emitter end after the event it handles, within *grace* seconds; then cancel them."""
         for emitter in self.emitters:
             emitter.stop()
+        self.moments.reach("draining")
         tasks = [running.task for running in self._running.values()]
         if tasks:
             await asyncio.wait(tasks, timeout=grace)

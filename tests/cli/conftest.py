@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -10,9 +11,11 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import asyncpg
 import pytest
 from click.testing import CliRunner, Result
 
+from eventstore import EventStore, NewEvent
 from eventstore.cli import main
 
 Run = Callable[..., Result]
@@ -46,35 +49,65 @@ def cli(db: str, plain: Run) -> Run:
 
 
 @pytest.fixture
-def spawn(db: str) -> Iterator[Spawn]:
-    """Start a command on the fresh database as a process of its own."""
+def append(db: str) -> Callable[..., None]:
+    """Append events by the library. Blocking, for a command brings an event loop of its own."""
+
+    async def run(stream: str, *events: NewEvent) -> None:
+        async with EventStore(db) as store:
+            await store.append(stream, events)
+
+    return lambda *args: asyncio.run(run(*args))
+
+
+@pytest.fixture
+def execute(db: str) -> Callable[[str], None]:
+    """Run a statement as the owner of the database."""
+
+    async def run(statement: str) -> None:
+        connection = await asyncpg.connect(db)
+        await connection.execute(statement)
+        await connection.close()
+
+    return lambda statement: asyncio.run(run(statement))
+
+
+@pytest.fixture
+def spawn_plain() -> Iterator[Spawn]:
+    """Start a command as a process of its own, without a database."""
     started: list[subprocess.Popen[str]] = []
 
-    def run(*args: str, **options: Any) -> subprocess.Popen[str]:
-        environment = os.environ | {"EVENTSTORE_DSN": db} | options.pop("env", {})
-        process = subprocess.Popen(
-            [sys.executable, "-m", "eventstore.cli", *args],
-            stdin=options.pop("stdin", subprocess.DEVNULL),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-            **options,
-        )
+    def run(*args: str | bytes, env: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "eventstore.cli", *args]
+        pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = subprocess.Popen(command, text=True, env=os.environ | (env or {}), **pipes | options)
         started.append(process)
         return process
 
     yield run
     for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+        _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.kill()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
+    process.wait()
+
+
+@pytest.fixture
+def spawn(db: str, spawn_plain: Spawn) -> Spawn:
+    """Start a command on the fresh database as a process of its own."""
+    return lambda *args, env=None, **options: spawn_plain(*args, env={"EVENTSTORE_DSN": db} | (env or {}), **options)
 
 
 def rows(result: Result) -> list[dict[str, Any]]:
     """What a command printed with --json; the command must have succeeded."""
     assert result.exit_code == 0, result.stderr
-    return [json.loads(line) for line in result.stdout.splitlines()]
+    # Lines end with \n alone: JSON may hold what str.splitlines takes for a line's end.
+    return [json.loads(line) for line in result.stdout.split("\n")[:-1]]
 
 
 def failure(result: Result) -> tuple[int, str]:

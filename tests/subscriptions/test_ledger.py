@@ -168,7 +168,7 @@ async def test_a_stale_owner_neither_renews_nor_claims(store: EventStore, sql: a
 
 async def test_an_unfenced_settlement_would_be_caught(store: EventStore, sql: asyncpg.Connection) -> None:
     """The planted bug: the same update without owner and epoch moves the checkpoint that a fenced one leaves alone."""
-    node, claim = await stale(store, sql)
+    _, claim = await stale(store, sql)
     await sql.execute("update eventstore.checkpoints set position = 99 where partition = $1", claim.partition)
     assert (await store.subscriptions.get("s")).partitions[0].checkpoint == 99
 

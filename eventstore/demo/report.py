@@ -1,0 +1,96 @@
+"""What a run of the demo found, as one JSON object or in words."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from eventstore.demo.checker import Verdict
+from eventstore.demo.plan import Planned
+from eventstore.demo.run import Outcome
+from eventstore.demo.source import Source
+
+__all__ = ["HEADINGS", "as_json", "cells", "judgement", "what_next"]
+
+HEADINGS = (
+    "subscription",
+    "selector",
+    "emitters",
+    "delivered",
+    "expected",
+    "order violations",
+    "duplicates",
+    "median ms",
+    "p99 ms",
+    "",
+)
+
+
+def as_json(outcome: Outcome, events: int, import_seconds: float, schema: str) -> dict[str, Any]:
+    """Return everything as one row."""
+    return {
+        "ok": outcome.ok,
+        "complete": outcome.complete,
+        "schema": schema,
+        "events": events,
+        "live_events": outcome.live,
+        "import_seconds": round(import_seconds, 3),
+        "replay_seconds": round(outcome.replay_seconds, 3),
+        "live_seconds": round(outcome.live_seconds, 3),
+        "subscriptions": [_row(planned, verdict) for planned, verdict in outcome.verdicts],
+    }
+
+
+def _row(planned: Planned, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "subscription": planned.name,
+        "selector": planned.shown,
+        "pool_size": planned.pool_size,
+        "delivered": verdict.delivered,
+        "expected": verdict.expected,
+        "missing": verdict.missing,
+        "unexpected": verdict.unexpected,
+        "altered": verdict.altered,
+        "order_violations": verdict.order_violations,
+        "duplicates": verdict.duplicates,
+        "latency_ms": {"median": _rounded(verdict.median), "p99": _rounded(verdict.p99)},
+        "ok": verdict.ok,
+    }
+
+
+def _rounded(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else round(milliseconds, 2)
+
+
+def cells(planned: Planned, verdict: Verdict) -> tuple[str, ...]:
+    """Return the cells under `HEADINGS`."""
+    numbers = (verdict.delivered, verdict.expected, verdict.order_violations, verdict.duplicates)
+    times = ("–" if time is None else f"{time:.1f}" for time in (verdict.median, verdict.p99))
+    problems = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in verdict.problems.items())
+    remark = "ok" if verdict.ok else f"WRONG: {problems}"
+    return planned.name, planned.shown, str(planned.pool_size), *(f"{n:,}" for n in numbers), *times, remark
+
+
+def judgement(outcome: Outcome, patience: float) -> str:
+    """Return what it all amounts to, in a sentence."""
+    if not outcome.complete:
+        return f"FAILED: not everything was delivered within {patience:g} s; the table shows what was."
+    if not outcome.ok:
+        return "FAILED: what was delivered differs from what plain Python counts."
+    return (
+        "Every subscription got exactly the events that plain Python counts, once, in order. "
+        "Latency is from the call of append() to the first line of the handler."
+    )
+
+
+def what_next(source: Source, options: Sequence[str]) -> Iterator[str]:
+    """Yield commands to go on with; *options* lead to the demo's log."""
+    first = source.history[0]
+    there = shlex.join(options)
+    yield "Try next:"
+    yield f"  eventstore read {shlex.quote(first.stream)} {there}"
+    yield f"  eventstore read --type {shlex.quote(first.event.type)} --limit 5 --json {there}"
+    yield f"  eventstore subscription list {there}"
+    yield f"  eventstore tail {there}"
+    yield f"  eventstore export demo.ndjson.gz {there}"

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from tests.cli.conftest import Run, failure, rows
+
+ID = "018f0000-0000-7000-8000-000000000001"
+
+
+def lines(*events: Any) -> str:
+    return "".join(event if isinstance(event, str) else json.dumps(event) + "\n" for event in events)
+
+
+def test_one_event_is_appended_from_options(cli: Run) -> None:
+    result = cli("append", "order-1", "--type", "Placed", "--data", '{"total": 9}', "--tag", "a", "--tag", "b")
+    assert (result.exit_code, result.stdout) == (0, "appended 1 event to order-1: version 1, position 1\n")
+    (event,) = rows(cli("read", "order-1", "--json"))
+    assert (event["type"], event["data"], event["tags"]) == ("Placed", {"total": 9}, ["a", "b"])
+
+
+def test_the_result_as_json_is_all_of_it(cli: Run) -> None:
+    expected = dict(stream="s", version=1, position=1, first_version=1, first_position=1, idempotent=False)
+    assert rows(cli("append", "s", "--type", "T", "--json")) == [expected]
+
+
+def test_data_is_null_unless_given(cli: Run) -> None:
+    cli("append", "s", "--type", "T", "--metadata", '{"by": "me"}')
+    (event,) = rows(cli("read", "s", "--json"))
+    assert (event["data"], event["metadata"]) == (None, {"by": "me"})
+
+
+def test_repeating_an_append_with_its_id_changes_nothing(cli: Run) -> None:
+    append = ("append", "s", "--type", "T", "--id", ID, "--json")
+    first, second = rows(cli(*append)), rows(cli(*append, "--expected", "none"))
+    assert second == [first[0] | {"idempotent": True}]
+
+
+def test_an_id_with_other_content_is_a_conflict(cli: Run) -> None:
+    cli("append", "s", "--type", "T", "--id", ID)
+    assert failure(cli("append", "s", "--type", "Other", "--id", ID, "--json")) == (5, "DuplicateEventId")
+
+
+@pytest.mark.parametrize("expected", ["exists", "1", "7"])
+def test_a_wrong_expectation_is_a_conflict(cli: Run, expected: str) -> None:
+    result = cli("append", "new", "--type", "T", "--expected", expected, "--json")
+    assert failure(result) == (5, "WrongExpectedVersion")
+
+
+@pytest.mark.parametrize("expected", ["any", "exists", "1"])
+def test_a_right_expectation_holds(cli: Run, expected: str) -> None:
+    cli("append", "s", "--type", "T", "--expected", "none")
+    assert cli("append", "s", "--type", "T", "--expected", expected).exit_code == 0
+
+
+@pytest.mark.parametrize("expected", ["-1", "some", "1.5", "", "²", "9" * 30])
+def test_an_expectation_that_means_nothing_is_a_usage_error(plain: Run, expected: str) -> None:
+    assert plain("append", "s", "--type", "T", f"--expected={expected}").exit_code == 2
+
+
+def test_events_are_taken_from_stdin(cli: Run) -> None:
+    result = cli("append", "s", input=lines({"type": "A", "id": ID}, "\n", {"type": "B", "data": [1]}))
+    assert result.stdout == "appended 2 events to s: version 2, position 2\n"
+    first, second = rows(cli("read", "s", "--json"))
+    assert (first["id"], second["data"]) == (ID, [1])
+
+
+def test_events_are_taken_from_a_file(cli: Run, tmp_path: Path) -> None:
+    file = tmp_path / "events.ndjson"
+    file.write_text(lines({"type": "Größe", "created_at": "2025-01-31T12:00:00+01:00"}), encoding="utf-8")
+    assert cli("append", "s", "--file", str(file)).exit_code == 0
+    (event,) = rows(cli("read", "s", "--json"))
+    assert (event["type"], event["created_at"]) == ("Größe", "2025-01-31T11:00:00.000000Z")
+
+
+def test_what_read_prints_append_takes(cli: Run) -> None:
+    cli("append", "s", "--type", "T", "--data", str(2**80), "--tag", "x", "--id", ID)
+    printed = cli("read", "s", "--json").stdout
+    assert rows(cli("append", "s", "--file", "-", "--json", input=printed))[0]["idempotent"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"type": "T"', "[]", "7", '{"data": 1}', '{"type": "T", "dta": 1}', '{"type": ""}', '{"type": 7}',
+     '{"type": "T", "data": NaN}', '{"type": "T", "data": 1e999}', '{"type": "a\\u0000b"}', '{"type": "\\ud800"}',
+     '{"type": "T", "id": "7"}', '{"type": "T", "id": 7}', '{"type": "T", "created_at": "today"}',
+     '{"type": "T", "created_at": 5}', '{"type": "T", "tags": "x"}', '{"type": "T", "metadata": []}',
+     '{"type": "T", "data": ' + "[" * 100_000 + "}", '{"type": "T", "data": ' + "9" * 5000 + "}"],
+    ids=lambda line: line[:40],
+)  # fmt: skip
+def test_a_malformed_line_is_named_and_nothing_is_appended(cli: Run, line: str) -> None:
+    result = cli("append", "s", "--json", input=lines({"type": "Fine"}, line + "\n"))
+    assert failure(result) == (2, "InvalidEvent")
+    assert json.loads(result.stderr)["message"].startswith("line 2: ")
+    assert rows(cli("streams", "--json")) == []
+
+
+def test_lines_that_are_not_utf_8_are_refused(cli: Run) -> None:
+    assert failure(cli("append", "s", "--json", input=b'{"type": "\xff"}\n')) == (2, "InvalidEvent")
+
+
+def test_two_mebibytes_are_too_much_for_one_event(cli: Run) -> None:
+    result = cli("append", "s", "--json", input=lines({"type": "T", "data": "x" * (2 << 20)}))
+    assert failure(result) == (2, "PayloadTooLarge")
+    assert rows(cli("read", "--json")) == []
+
+
+def test_a_thousand_events_are_appended_and_one_more_is_refused(cli: Run) -> None:
+    event = lines({"type": "T"})
+    assert failure(cli("append", "s", "--json", input=event * 1001)) == (2, "InvalidEvent")
+    assert rows(cli("append", "s", "--json", input=event * 1000))[0]["version"] == 1000
+
+
+@pytest.mark.parametrize(
+    "args",
+    [("--type", "T", "--data", "{nope"), ("--type", "T", "--data", "NaN"), ("--type", "T", "--id", "x"), ("--type", ""),
+     ("--type", "T", "--metadata", "3"), ("--data", "1"), ("--tag", "x"),
+     ("--type", "T", "--file", "-"), ("--type", "T", "--tag", ""), ("--file", "/nowhere/at/all"), ()],
+    ids=" ".join,
+)  # fmt: skip
+def test_bad_options_are_refused_and_leave_nothing(cli: Run, args: tuple[str, ...]) -> None:
+    assert cli("append", "s", *args).exit_code == 2
+    assert rows(cli("read", "--json")) == []
+
+
+def test_an_empty_stream_name_is_refused(cli: Run) -> None:
+    assert failure(cli("append", "", "--type", "T", "--json")) == (2, "InvalidEvent")
+
+
+def test_an_id_is_made_where_none_is_given(cli: Run) -> None:
+    cli("append", "s", "--type", "T")
+    (event,) = rows(cli("read", "--json"))
+    assert UUID(event["id"]).version == 7

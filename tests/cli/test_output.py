@@ -1,0 +1,110 @@
+"""What is printed where: tables and progress on a terminal only, quiet ends of pipes."""
+
+from __future__ import annotations
+
+import io
+import sys
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from eventstore.cli import output
+from eventstore.cli.failures import OutputClosed
+from eventstore.cli.output import Events, Rows, cell, json_line, progress
+from eventstore.events import Event, uuid7
+
+TIME = datetime(2025, 1, 31, 13, tzinfo=timezone(timedelta(hours=1)))
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    return screen
+
+
+def event(data: Any = None) -> Event:
+    return Event(uuid7(), "T", data, {}, (), "s", 1, 7, 0, TIME, TIME)
+
+
+def test_rows_are_a_table_with_a_header_on_a_terminal(terminal: Terminal) -> None:
+    with Rows(False, ("name", "version")) as rows:
+        rows.add({"name": "order-1", "version": 12, "unseen": 1})
+    assert [line.split() for line in terminal.getvalue().splitlines()] == [["name", "version"], ["order-1", "12"]]
+
+
+def test_markup_in_a_name_is_text(terminal: Terminal) -> None:
+    with Rows(False, ("name",)) as rows:
+        rows.add({"name": "[bold]x[/bold]"})
+    assert "[bold]x[/bold]" in terminal.getvalue()
+
+
+def test_a_long_list_is_printed_as_several_tables(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "TABLE_ROWS", 2)
+    with Rows(False, ("n",)) as rows:
+        for n in range(3):
+            rows.add({"n": n})
+    assert terminal.getvalue().split() == ["n", "0", "1", "n", "2"]
+
+
+def test_json_stays_json_on_a_terminal(terminal: Terminal) -> None:
+    with Rows(True, ("n",)) as rows:
+        rows.add({"n": 1})
+    assert terminal.getvalue() == '{"n":1}\n'
+
+
+def test_events_fit_the_width_of_a_terminal(terminal: Terminal) -> None:
+    Events(False).add(event("x" * 200))
+    (line,) = terminal.getvalue().splitlines()
+    assert len(line) == 80
+    assert line.split()[:5] == ["7", "2025-01-31T12:00:00.000Z", "s", "1", "T"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, ""), ("a\tb\n", "a\\tb\\n"), ("\x1b[31m", "\\x1b[31m"), ({"ü": [1, 2**80]}, '{"ü":[1,1208925819614629174706176]}'),
+     (TIME, "2025-01-31T12:00:00.000000Z"), (True, "true"), (1.5, "1.5")],
+    ids=repr,
+)  # fmt: skip
+def test_a_cell_is_printable_text_on_one_line(value: Any, text: str) -> None:
+    assert cell(value) == text
+
+
+def test_times_and_ids_are_text_in_json() -> None:
+    identity = uuid7()
+    assert json_line({"id": identity, "at": TIME}) == f'{{"id":"{identity}","at":"2025-01-31T12:00:00.000000Z"}}'
+
+
+def test_what_is_not_json_is_never_printed_as_if_it_were() -> None:
+    with pytest.raises(TypeError):
+        json_line({"x": object()})
+
+
+def test_a_closed_pipe_is_no_error_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    with pytest.raises(OutputClosed):
+        output.write_line("x")
+
+
+def test_progress_is_silent_unless_stderr_is_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream, drawn in ((io.StringIO(), False), (Terminal(), True)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with progress("importing", total=2) as done:
+            done(2)
+        assert ("importing" in stream.getvalue()) is drawn
+
+
+def test_a_time_zone_does_not_change_the_time() -> None:
+    assert cell(TIME) == cell(TIME.astimezone(UTC))

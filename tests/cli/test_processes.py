@@ -1,0 +1,173 @@
+"""Real processes: signals, pipes, and what goes to stdout and what to stderr."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from eventstore import NewEvent
+from tests.cli.conftest import Run, Spawn, interrupted, line_with
+
+APP = """
+from eventstore import All, EventStore
+
+store = EventStore()
+
+@store.handler("audit", All())
+async def audit(event, delivery):
+    print("handled", event.position, flush=True)
+
+def make():
+    return store
+
+def picky(argument):
+    return store
+
+def wrong():
+    return 7
+
+bare = EventStore()
+nowhere = EventStore("postgresql://x@/db?host=/nowhere")
+"""
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    (tmp_path / "shop.py").write_text(APP)
+    (tmp_path / "broken.py").write_text("import not_there")
+    return tmp_path
+
+
+@pytest.fixture
+def work(spawn: Spawn, app: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Start `work` in the application's directory."""
+    here = str(Path(__file__).parents[2])
+    return lambda name, *args: spawn("work", "--app", name, *args, cwd=app, env={"PYTHONPATH": here})
+
+
+def output_of(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    stdout, stderr = process.communicate(timeout=60)
+    return process.returncode, stdout, stderr
+
+
+def test_tail_prints_history_and_then_what_comes(spawn: Spawn, append: Callable[..., None]) -> None:
+    append("s", NewEvent("T", 1))
+    tail = spawn("tail", "--after", "0", "--json")
+    assert json.loads(tail.stdout.readline())["data"] == 1
+    append("s", NewEvent("T", 2))
+    assert json.loads(tail.stdout.readline())["data"] == 2
+    assert interrupted(tail) == (130, "")
+
+
+def test_tail_begins_with_what_is_appended_from_now_on(spawn: Spawn, append: Callable[..., None]) -> None:
+    append("s", NewEvent("T", "old"))
+    tail = spawn("tail", "-v", "--limit", "1")
+    line_with(tail.stderr, "following the log")
+    append("s", NewEvent("T", "new"))
+    code, stdout, _ = output_of(tail)
+    assert (code, stdout.endswith('"new"\n') or stdout.endswith("new\n")) == (0, True)
+
+
+def test_tail_wants_only_what_its_selector_matches(spawn: Spawn, append: Callable[..., None]) -> None:
+    append("s", NewEvent("A"), NewEvent("B"), NewEvent("A"))
+    code, stdout, _ = output_of(spawn("tail", "--after", "0", "--type", "A", "--limit", "2", "--json"))
+    assert (code, [json.loads(line)["type"] for line in stdout.splitlines()]) == (0, ["A", "A"])
+
+
+def test_sigterm_ends_tail_without_a_word(spawn: Spawn) -> None:
+    tail = spawn("tail", "-v")
+    line_with(tail.stderr, "following the log")
+    assert interrupted(tail, signal.SIGTERM) == (143, "")
+
+
+def test_ctrl_c_while_waiting_for_stdin_appends_nothing(spawn: Spawn, cli: Run) -> None:
+    process = spawn("append", "s", stdin=subprocess.PIPE)
+    assert process.stdin
+    process.stdin.write('{"type": "T"}\n')
+    process.stdin.flush()
+    # More than a pipe holds: once it is written, the process has begun to read.
+    process.stdin.write(("\n" * 200_000))
+    process.stdin.flush()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert cli("read").output == ""
+
+
+def test_a_reader_that_leaves_ends_read_quietly(spawn: Spawn, append: Callable[..., None]) -> None:
+    append("s", *[NewEvent("T", "x" * 1000)] * 1, *[NewEvent("T", "x" * 1000) for _ in range(999)])
+    read = spawn("read", "--json")
+    assert read.stdout.readline()
+    read.stdout.close()
+    assert (read.wait(60), read.stderr.read()) == (0, "")
+
+
+def test_results_go_to_stdout_and_errors_to_stderr(spawn: Spawn) -> None:
+    code, stdout, stderr = output_of(spawn("append", "s", "--type", "T", "--json"))
+    assert (code, json.loads(stdout)["version"], stderr) == (0, 1, "")
+    code, stdout, stderr = output_of(spawn("read", "nobody", "--json"))
+    assert (code, stdout, json.loads(stderr)["error"]) == (6, "", "StreamNotFound")
+
+
+def test_bytes_that_are_no_text_are_refused_as_a_name(spawn: Spawn) -> None:
+    code, stdout, stderr = output_of(spawn("read", b"\xff"))
+    assert (code, stdout, stderr.count("\n")) == (2, "", 1)
+    assert stderr.startswith("InvalidEvent: ")
+
+
+def test_json_is_utf_8_whatever_the_locale_says(spawn: Spawn, append: Callable[..., None]) -> None:
+    append("größe", NewEvent("T"))
+    code, stdout, _ = output_of(spawn("streams", "--json", env={"PYTHONIOENCODING": "ascii"}))
+    assert (code, json.loads(stdout)["stream"]) == (0, "größe")
+
+
+@pytest.mark.parametrize("name", ["shop:store", "shop:make"])
+def test_work_runs_the_handlers_until_sigterm(work: Spawn, append: Callable[..., None], name: str) -> None:
+    append("s", NewEvent("T"))
+    worker = work(name, "-v")
+    assert worker.stdout.readline() == "handled 1\n"
+    code, stderr = interrupted(worker, signal.SIGTERM)
+    assert code == 0
+    assert "INFO claimed audit, partition 0, epoch 1" in stderr
+    assert "Traceback" not in stderr
+
+
+def test_ctrl_c_ends_work_without_a_traceback(work: Spawn, append: Callable[..., None]) -> None:
+    append("s", NewEvent("T"))
+    worker = work("shop:store")
+    worker.stdout.readline()
+    assert interrupted(worker) == (130, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "says"),
+    [
+        ("shop", 2, "must look like module:store"),
+        ("missing:store", 2, "cannot import missing: No module named 'missing'"),
+        ("broken:store", 2, "cannot import broken: No module named 'not_there'"),
+        ("shop:missing", 2, "has no attribute 'missing'"),
+        ("shop:wrong", 2, "is no EventStore but int"),
+        ("shop:APP", 2, "has no attribute 'APP'"),
+        ("shop:picky", 2, "a factory is called without arguments: missing a required argument: 'argument'"),
+        ("shop:bare", 2, "ConfigurationError: nothing to run"),
+        ("shop:nowhere", 3, "DatabaseUnavailable: "),
+    ],
+)
+def test_work_says_what_is_wrong_with_the_application(work: Spawn, name: str, code: int, says: str) -> None:
+    returned, _, stderr = output_of(work(name))
+    assert (returned, "Traceback" in stderr) == (code, False)
+    assert says in " ".join(stderr.split())
+
+
+def test_work_refuses_a_dsn_for_a_store_that_has_its_own(work: Spawn, db: str) -> None:
+    code, _, stderr = output_of(work("shop:nowhere", "--dsn", db))
+    assert (code, "names its own database" in stderr) == (2, True)
+
+
+def test_a_schema_given_to_work_is_the_store_s(work: Spawn) -> None:
+    code, _, stderr = output_of(work("shop:store", "--schema", "elsewhere"))
+    assert (code, stderr.startswith("MigrationRequired: schema 'elsewhere'")) == (4, True)
