@@ -389,6 +389,9 @@ def _glob(glob: str) -> Matcher:
     head, *tail = [re.escape(part).replace(r"\?", ".") for part in glob.split("*")]
     if not tail:
         expression = head
+    elif tail == [""] and "?" not in glob:
+        prefix = glob[:-1]
+        return lambda event: event.stream is not None and event.stream.startswith(prefix)
     else:
         # Each run is taken where it is first found and never given back: no pattern is slower than linear.
         *middle, last = tail
@@ -463,7 +466,7 @@ def _equal_to(operand: Any) -> Check:
     return lambda value: value is operand
 
 
-def _equal_items(kind: type, items: dict[Any, Check]) -> Check:
+def _equal_items(kind: Any, items: dict[Any, Check]) -> Check:
     """Every item of a list (by index) or a dict (by key) equals, and there are no others."""
 
     def matches(value: Any) -> bool:
@@ -481,8 +484,9 @@ def _unequal_to(operand: Any) -> Check:
 
 
 def _one_of(operand: list[Any]) -> Check:
-    checks = [_equal_to(item) for item in operand]
-    return lambda value: any(check(value) for check in checks)
+    texts = frozenset(item for item in operand if type(item) is str)
+    checks = [_equal_to(item) for item in operand if type(item) is not str]
+    return lambda value: value in texts if type(value) is str else any(check(value) for check in checks)
 
 
 def _exists(operand: bool) -> Check:

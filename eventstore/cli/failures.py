@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import click
 
 from eventstore import errors
 
-__all__ = ["EXIT_CODES", "EXIT_CODES_HELP", "OutputClosed", "StreamNotFound", "Terminated", "exit_code"]
+__all__ = ["EXIT_CODES", "EXIT_CODES_HELP", "Interrupted", "OutputClosed", "StreamNotFound", "Terminated", "exit_code"]
 
 OK, FAILED, INVALID, UNAVAILABLE, BEHIND, CONFLICT, NOT_FOUND, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 5, 6, 130, 143
 
@@ -44,6 +45,10 @@ class OutputClosed(Exception):
     """Whoever read stdout has gone, as ``| head`` does; not an error."""
 
 
+class Interrupted(Exception):
+    """Ctrl-C."""
+
+
 class Terminated(Exception):
     """SIGTERM."""
 
@@ -62,6 +67,7 @@ EXIT_CODES: dict[type[BaseException], int] = {
     errors.TransactionConflict: CONFLICT,
     errors.SubscriptionNotFound: NOT_FOUND,
     StreamNotFound: NOT_FOUND,
+    Interrupted: INTERRUPTED,
     KeyboardInterrupt: INTERRUPTED,
     click.Abort: INTERRUPTED,
     Terminated: TERMINATED,
@@ -73,6 +79,7 @@ EXIT_CODES: dict[type[BaseException], int] = {
 def exit_code(run: Callable[[], Any], args: Sequence[str]) -> int:
     """Call *run*, print what goes wrong, and return the exit code. *args* tell whether errors are to be JSON."""
     try:
+        _encode(_has(args, "--json"))
         with _sigterm_raises():
             result = run()
             _flush()
@@ -88,7 +95,7 @@ def exit_code(run: Callable[[], Any], args: Sequence[str]) -> int:
 
 def _report(error: BaseException, code: int | None, args: Sequence[str]) -> None:
     if code in (OK, INTERRUPTED, TERMINATED):
-        _abandon_stdout(error)
+        _end_quietly(error)
         return
     debug = _has(args, "--debug") or os.environ.get("EVENTSTORE_DEBUG", "") not in ("", "0")
     if debug:
@@ -119,6 +126,15 @@ def _has(args: Sequence[str], flag: str) -> bool:
     return flag in args[:end]
 
 
+def _encode(as_json: bool) -> None:
+    """JSON is UTF-8 whatever the locale says; other text shows what the locale lacks as escapes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        if as_json:
+            sys.stdout.reconfigure(encoding="utf-8")
+        else:
+            sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def _flush() -> None:
     try:
         sys.stdout.flush()
@@ -126,10 +142,12 @@ def _flush() -> None:
         raise OutputClosed from None
 
 
-def _abandon_stdout(error: BaseException) -> None:
-    """Give what is still buffered to nobody, or the interpreter would complain about the closed pipe when it ends."""
+def _end_quietly(error: BaseException) -> None:
     if isinstance(error, OutputClosed):
+        # What is still buffered goes to nobody, or the interpreter would complain about the pipe when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    elif sys.stderr.isatty():
+        click.echo(err=True)  # after the ^C that the terminal has drawn
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import click
 
-from eventstore.cli.failures import exit_code
+from eventstore.cli.failures import Interrupted, exit_code
 
 __all__ = ["LazyGroup"]
 
@@ -39,6 +39,13 @@ class LazyGroup(click.Group):
         """List the commands from the table, so that help imports none of them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, self._table[name][1]) for name in self.list_commands(ctx)])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; click itself would answer Ctrl-C with an empty line, even where errors are to be JSON."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted from None
 
     def main(
         self,

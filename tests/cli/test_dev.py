@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from eventstore.cli.session import Session
-from tests.cli.conftest import Run, failure, interrupted, rows
+from tests.cli.conftest import Run, Spawn, failure, interrupted, rows
 
 pytest.importorskip("fcntl")
 
@@ -22,8 +21,8 @@ def data_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def dev(spawn_plain: object, data_dir: Path) -> Iterator[subprocess.Popen[str]]:
-    yield spawn_plain("dev", "--json", "--data-dir", str(data_dir))  # type: ignore[operator]
+def dev(spawn_plain: Spawn, data_dir: Path) -> subprocess.Popen[str]:
+    return spawn_plain("dev", "--json", "--data-dir", str(data_dir))
 
 
 def is_stopped(data_dir: Path) -> bool:

@@ -91,7 +91,7 @@ def test_ctrl_c_while_waiting_for_stdin_appends_nothing(spawn: Spawn, cli: Run) 
     process.stdin.write('{"type": "T"}\n')
     process.stdin.flush()
     # More than a pipe holds: once it is written, the process has begun to read.
-    process.stdin.write(("\n" * 200_000))
+    process.stdin.write("\n" * 200_000)
     process.stdin.flush()
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
@@ -99,7 +99,7 @@ def test_ctrl_c_while_waiting_for_stdin_appends_nothing(spawn: Spawn, cli: Run) 
 
 
 def test_a_reader_that_leaves_ends_read_quietly(spawn: Spawn, append: Callable[..., None]) -> None:
-    append("s", *[NewEvent("T", "x" * 1000)] * 1, *[NewEvent("T", "x" * 1000) for _ in range(999)])
+    append("s", *[NewEvent("T", "x" * 1000) for _ in range(1000)])
     read = spawn("read", "--json")
     assert read.stdout.readline()
     read.stdout.close()

@@ -67,7 +67,7 @@ def test_one_stream_is_bounded_by_versions(cli: Run, shop: None, args: tuple[str
      (("--tag", "n:1"), [2]), (("--tag", "n:1", "--tag", "all"), [2]),
      (("--tag", "n:1", "--tag", "n:2", "--match", "any"), [2, 3]), (("--tag", "n:1", "--tag", "n:2"), []),
      (("--stream", "a", "--payload", '{"n": {"$lt": 3}}', "--type", "Odd"), [1, 3]),
-     (("--selector", '{"kind": "or", "of": [{"kind": "stream", "name": "b"}, {"kind": "tags", "tags": ["n:0"]}]}'),
+     (("--selector", '{"kind": "or", "of": [{"kind": "stream", "stream": "b"}, {"kind": "tags", "tags": ["n:0"]}]}'),
       [1, 2, 4]),
      (("--since", "2020-01-01"), [1, 2, 3, 4, 5]), (("--since", "2999-01-01"), []), (("--until", "2020-01-01"), [])],
     ids=lambda value: " ".join(map(str, value))[:40],

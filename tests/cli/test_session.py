@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import click
 import pytest
 
@@ -13,7 +11,7 @@ from tests.cli.conftest import Run, rows
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Session]]:
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Session]:
     """The session a command was given, which then does nothing."""
     caught: list[Session] = []
 
@@ -22,12 +20,15 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Session]]:
         work.close()  # type: ignore[attr-defined]
 
     monkeypatch.setattr(Session, "run", run)
-    yield caught
+    return caught
 
 
 @pytest.mark.parametrize(
-    "args", [("--dsn", "x", "--schema", "y", "--json", "-v", "read", "s"), ("read", "s", "-v", "--json", "--schema", "y", "--dsn", "x"),
-             ("--dsn", "x", "-v", "read", "--schema", "y", "s", "--json")], ids=" ".join
+    "args",
+    [("--dsn", "x", "--schema", "y", "--json", "-v", "read", "s"),
+     ("read", "s", "-v", "--json", "--schema", "y", "--dsn", "x"),
+     ("--dsn", "x", "-v", "read", "--schema", "y", "s", "--json")],
+    ids=" ".join,
 )  # fmt: skip
 def test_shared_options_stand_before_or_after_the_command(
     plain: Run, seen: list[Session], args: tuple[str, ...]
