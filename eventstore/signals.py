@@ -58,13 +58,13 @@ class Signals:
 
     async def stop(self) -> None:
         """Close both connections; a signal not yet sent is sent first, if that takes no longer than a second."""
+        await self._tasks.stop()
         if self._pending.is_set():
             try:
                 async with asyncio.timeout(1):
                     await self._send()
             except (TimeoutError, DatabaseUnavailable):
                 log.debug("the last signal was not sent")
-        await self._tasks.stop()
         notifier, self._notifier = self._notifier, None
         if notifier is not None:
             await _closed(notifier)

@@ -16,7 +16,7 @@ from uuid import uuid4
 from eventstore import schema as schemas
 from eventstore.database import Connection, Database
 from eventstore.errors import AlreadyStarted, ConfigurationError, DatabaseUnavailable
-from eventstore.events import ANY, AppendResult, Event, NewEvent
+from eventstore.events import ANY, AppendResult, Event, NewEvent, check_stream_name
 from eventstore.feed import Feed, Follower
 from eventstore.log import append as appending
 from eventstore.log import read as reading
@@ -128,8 +128,9 @@ class EventStore:
         from eventstore.embedded import EmbeddedPostgres
 
         server = EmbeddedPostgres(self._data_dir)
-        await asyncio.to_thread(server.start)
+        # First: a start that is cancelled goes on in its thread, and what it started has to be given up.
         started.push_async_callback(asyncio.to_thread, server.stop)
+        await asyncio.to_thread(server.start)
         await self.migrate(server.dsn, schema=self.schema)
         return server.dsn
 
@@ -266,6 +267,8 @@ class EventStore:
 
     async def streams(self, prefix: str = "") -> AsyncIterator[tuple[str, int, datetime]]:
         """Yield name, version and creation time of every stream whose name starts with *prefix*, by name."""
+        if prefix:
+            check_stream_name(prefix)
         after = ""
         while True:
             rows = await self._database.rows("list_streams_v1", prefix, after, self.settings.page_size)

@@ -23,10 +23,10 @@ __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
     "append": ("eventstore.cli.append", "Append events to a stream."),
-    "demo": ("eventstore.cli.demo", "Fill the store with a small shop and watch it work."),
+    "demo": ("eventstore.cli.demo", "See the event store at work, on a small shop or a file of yours."),
     "dev": ("eventstore.cli.dev", "Run the embedded Postgres until Ctrl-C."),
-    "export": ("eventstore.cli.exporting", "Write events to a file."),
-    "import": ("eventstore.cli.importing", "Import events from CSV or NDJSON files."),
+    "export": ("eventstore.cli.exporting", "Write events to a file as NDJSON."),
+    "import": ("eventstore.cli.importing", "Import the rows of a CSV or NDJSON file as events."),
     "migrate": ("eventstore.cli.migrate", "Create the schema, or bring it up to date."),
     "read": ("eventstore.cli.read", "Read one stream, or the whole log by selector."),
     "streams": ("eventstore.cli.streams", "List streams by name."),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from eventstore.cli.failures import Terminated
 from eventstore.cli.importing import file_options, mapping_of
 from eventstore.cli.output import json_line, progress, write_line
 from eventstore.cli.session import Session, shared_options
@@ -21,15 +22,12 @@ __all__ = ["SCHEMA", "command"]
 
 SCHEMA = "eventstore_demo"
 
-NARROWEST = 132
-"""Columns of the table where no terminal says how wide it is."""
-
 
 @click.command()
 @click.option("--events", type=click.IntRange(100, 1_000_000), default=10_000, show_default=True, help="To generate.")
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed makes the same events.")
 @click.option("--live", type=click.IntRange(0, 10_000), default=300, show_default=True, help="Events to append live.")
-@click.option("--rate", type=click.FloatRange(1, 10_000), default=100, show_default=True, help="Live events a second.")
+@click.option("--rate", type=click.FloatRange(1, 10_000), default=150, show_default=True, help="Live events a second.")
 @click.option("--timeout", type=click.FloatRange(1), default=60, show_default=True, help="Seconds to wait for events.")
 @click.option("--file", type=click.Path(exists=True, dir_okay=False), help="Import this file instead; see `import`.")
 @file_options
@@ -51,7 +49,16 @@ def command(session: Session, rate: float, timeout: float, **source: Any) -> int
         raise click.UsageError(f"the demo has a schema of its own, {SCHEMA}; leave --schema out")
     if "" in session.location:
         raise click.UsageError("--dsn or --data-dir is empty; leave it out for the embedded Postgres")
-    return session.run(_demo(_Show(session), _source(**source), rate, timeout))
+    return session.run(_until_drained(_demo(_Show(session), _source(**source), rate, timeout)))
+
+
+async def _until_drained(demo: Coroutine[Any, Any, int]) -> int:
+    from eventstore.demo.run import Drained
+
+    try:
+        return await demo
+    except Drained:
+        raise Terminated from None
 
 
 def _source(events: int, live: int, seed: int, file: str | None, format: Any, delimiter: str, **columns: Any) -> Source:
@@ -133,9 +140,8 @@ class _Show:
             write_line(json_line(row), flush=True)
             return
         self.say(f"Replayed in {outcome.replay_seconds:.1f} s, live for {outcome.live_seconds:.1f} s.")
-        _print_table(report.HEADINGS, [report.cells(*verdict) for verdict in outcome.verdicts])
-        self.say(report.judgement(outcome, patience))
-        for line in report.what_next(source, self._options()):
+        table, hints = report.table(outcome), report.what_next(source, self._options())
+        for line in ("", *table, "", report.judgement(outcome, patience), "", *hints):
             self.say(line)
 
     def _options(self) -> list[str]:
@@ -147,20 +153,3 @@ class _Show:
         for name, value in (("--dsn", dsn), ("--data-dir", self.session.data_dir)):
             options += [name, value] if value is not None else []
         return options
-
-
-def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, NARROWEST)
-    table = Table(box=box.SIMPLE, header_style="bold")
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if 2 <= number < len(headings) - 1 else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console.print(table)

@@ -27,4 +27,5 @@ def configure(verbose: int, debug: bool) -> None:
     """Send the log to stderr: warnings, with *verbose* 1 information, with 2 everything."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Lines(debug))
+    logging.getLogger("alembic").setLevel(logging.WARNING if verbose < 2 else logging.INFO)
     logging.basicConfig(level=LEVELS[min(verbose, 2)], handlers=[handler], force=True)

@@ -11,19 +11,18 @@ from eventstore.demo.plan import Planned
 from eventstore.demo.run import Outcome
 from eventstore.demo.source import Source
 
-__all__ = ["HEADINGS", "as_json", "cells", "judgement", "what_next"]
+__all__ = ["as_json", "judgement", "table", "what_next"]
 
 HEADINGS = (
-    "subscription",
-    "selector",
-    "emitters",
-    "delivered",
-    "expected",
-    "order violations",
-    "duplicates",
-    "median ms",
-    "p99 ms",
-    "",
+    ("", "subscription"),
+    ("", "emitters"),
+    ("", "delivered"),
+    ("", "expected"),
+    ("order", "violations"),
+    ("", "duplicates"),
+    ("median", "ms"),
+    ("p99", "ms"),
+    ("", ""),
 )
 
 
@@ -63,13 +62,30 @@ def _rounded(milliseconds: float | None) -> float | None:
     return None if milliseconds is None else round(milliseconds, 2)
 
 
-def cells(planned: Planned, verdict: Verdict) -> tuple[str, ...]:
-    """Return the cells under `HEADINGS`."""
-    numbers = (verdict.delivered, verdict.expected, verdict.order_violations, verdict.duplicates)
+def table(outcome: Outcome) -> Iterator[str]:
+    """Yield the lines of a table; the selectors, which may be long, stand on lines of their own."""
+    rows = [_cells(planned, verdict) for planned, verdict in outcome.verdicts]
+    columns = zip(*zip(*HEADINGS, strict=True), *rows, strict=True)
+    widths = [max(map(len, column)) for column in columns]
+    for line in (0, 1):
+        yield _aligned([heading[line] for heading in HEADINGS], widths)
+    yield "─" * (sum(widths) + len(widths) - 1)
+    for (planned, _), row in zip(outcome.verdicts, rows, strict=True):
+        yield _aligned(row, widths)
+        yield f"  {planned.shown}"
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
+    first, *numbers, remark = row
+    aligned = (number.rjust(width) for number, width in zip(numbers, widths[1:-1], strict=True))
+    return " ".join((first.ljust(widths[0]), *aligned, remark)).rstrip()
+
+
+def _cells(planned: Planned, verdict: Verdict) -> tuple[str, ...]:
+    numbers = (planned.pool_size, verdict.delivered, verdict.expected, verdict.order_violations, verdict.duplicates)
     times = ("–" if time is None else f"{time:.1f}" for time in (verdict.median, verdict.p99))
     problems = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in verdict.problems.items())
-    remark = "ok" if verdict.ok else f"WRONG: {problems}"
-    return planned.name, planned.shown, str(planned.pool_size), *(f"{n:,}" for n in numbers), *times, remark
+    return planned.name, *(f"{number:,}" for number in numbers), *times, f"WRONG: {problems}" if problems else "ok"
 
 
 def judgement(outcome: Outcome, patience: float) -> str:
@@ -79,8 +95,8 @@ def judgement(outcome: Outcome, patience: float) -> str:
     if not outcome.ok:
         return "FAILED: what was delivered differs from what plain Python counts."
     return (
-        "Every subscription got exactly the events that plain Python counts, once, in order. "
-        "Latency is from the call of append() to the first line of the handler."
+        "Every subscription got exactly the events that plain Python counts: each once, each stream in order.\n"
+        "Times are live latency, from the call of append() to the first line of the handler."
     )
 
 

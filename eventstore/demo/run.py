@@ -6,7 +6,7 @@ Everything goes through the public API of `EventStore`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -18,15 +18,18 @@ from uuid import UUID
 from eventstore.demo.checker import Arrival, Verdict, judge
 from eventstore.demo.history import Fact
 from eventstore.demo.plan import Planned
-from eventstore.errors import EventStoreError
 from eventstore.events import Event, uuid7
 from eventstore.store import EventStore
 from eventstore.subscriptions.model import Delivery
 
-__all__ = ["Outcome", "Recorder", "Stage", "live_copies", "run"]
+__all__ = ["Drained", "Outcome", "Recorder", "Stage", "live_copies", "run"]
 
 Stage = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Shows a stage: a label and a total give a function to call with how many more are done."""
+
+
+class Drained(Exception):
+    """`EventStore.run` came to its end, as it does at SIGTERM, before the demo did."""
 
 
 @dataclass(slots=True)
@@ -93,7 +96,7 @@ async def run(
     history: Sequence[Fact],
     live: Sequence[Fact],
     *,
-    rate: float = 100.0,
+    rate: float = 150.0,
     patience: float = 60.0,
     stage: Stage = lambda _label, _total: nullcontext(lambda _count: None),
 ) -> Outcome:
@@ -104,7 +107,8 @@ async def run(
         patience: seconds that the replay may take, and again the last live events.
 
     Raises:
-        EventStoreError: the emitters ended before they were told to.
+        Drained: SIGTERM ended the emitters before the run was over.
+        EventStoreError: they failed.
     """
     recorders = [Recorder(planned) for planned in plan]
     for recorder in recorders:
@@ -118,7 +122,7 @@ async def run(
         started = perf_counter()
         if complete:
             with stage("appending live", len(live)) as done:
-                await _append_live(store, live, rate, called, done)
+                await crowd.emits_during(_append_live(store, live, rate, called, done))
             complete = await crowd.has([*history, *live])
         live_seconds = perf_counter() - started
     everything = [*history, *live] if called else history
@@ -148,14 +152,23 @@ class _Crowd:
     async def has(self, facts: Sequence[Fact]) -> bool:
         """Wait until each recorder has what it wants of *facts*; False if patience ends first."""
         reaching = asyncio.gather(*(one.reach(sum(map(one.planned.wants, facts))) for one in self.recorders))
-        waiting: set[asyncio.Future[Any]] = {reaching, self.emitters}
-        await asyncio.wait(waiting, timeout=self.patience, return_when=asyncio.FIRST_COMPLETED)
-        if reaching.done():
-            return True
-        reaching.cancel()
+        return await self.emits_during(reaching, self.patience)
+
+    async def emits_during(self, work: Awaitable[Any], patience: float | None = None) -> bool:
+        """Wait for *work*, which makes sense only while events are delivered; False if *patience* ends first."""
+        task = asyncio.ensure_future(work)
+        waiting: set[asyncio.Future[Any]] = {task, self.emitters}
+        try:
+            await asyncio.wait(waiting, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                task.result()
+                return True
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
         if self.emitters.done():
             self.emitters.result()
-            raise EventStoreError("the emitters were stopped before the demo was over")
+            raise Drained
         return False
 
 

@@ -200,6 +200,6 @@ class Reading:
 
 
 def _check_bounds(after: int, before: int | None, limit: int | None) -> None:
-    for name, value, least in (("after", after, 0), ("before", before, 0), ("limit", limit, 0)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-            raise ConfigurationError(f"{name} must be a whole number of at least {least}, not {value!r}")
+    for name, value in (("after", after), ("before", before), ("limit", limit)):
+        if value is not None and (type(value) is not int or not 0 <= value < 1 << 63):
+            raise ConfigurationError(f"{name} must be a whole number from 0 to 2^63 - 1, not {value!r}")

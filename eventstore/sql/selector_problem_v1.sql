@@ -17,7 +17,9 @@ declare
         when 'or' then '{of}'
         end;
     v_pattern constant jsonb := selector -> 'pattern';
+    v_part jsonb;
     v_unknown text;
+    v_problem text;
 begin
     if v_fields is null then
         return 'a selector is an object with a kind: all, stream, event_type, event_pattern, event_payload, tags, '
@@ -46,10 +48,11 @@ begin
         if jsonb_typeof(selector -> 'of') is distinct from 'array' or selector -> 'of' = '[]' then
             return 'of must be a list of selectors, and not empty';
         end if;
-        return (select p.problem
-                  from jsonb_array_elements(selector -> 'of') o(part)
-                 cross join lateral (select selector_problem_v1(o.part, depth + 1)) p(problem)
-                 where p.problem is not null limit 1);
+        for v_part in select o.part from jsonb_array_elements(selector -> 'of') o(part) loop
+            v_problem := selector_problem_v1(v_part, depth + 1);
+            exit when v_problem is not null;
+        end loop;
+        return v_problem;
     end if;
     return null;
 end

@@ -19,6 +19,7 @@ from eventstore.subscriptions.model import (
     Partition,
     Subscription,
     check_subscription,
+    check_subscription_name,
     decode_after,
     encode_after,
 )
@@ -66,6 +67,7 @@ class Ledger:
 
     async def get(self, name: str) -> Subscription:
         """Return one subscription (`SubscriptionNotFound`)."""
+        check_subscription_name(name)
         found = _subscriptions(await self._database.rows("get_subscriptions_v1", name))
         if not found:
             raise SubscriptionNotFound(name)
@@ -77,6 +79,7 @@ class Ledger:
 
     async def delete(self, name: str) -> None:
         """Delete a subscription and its checkpoints (`SubscriptionNotFound`); nodes that run it stop."""
+        check_subscription_name(name)
         if not await self._database.value("delete_subscription_v1", name):
             raise SubscriptionNotFound(name)
 

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from eventstore.errors import CheckpointAheadOfLog, ConfigurationError
+from eventstore.codec import check_text
+from eventstore.errors import CheckpointAheadOfLog, ConfigurationError, InvalidEvent
 from eventstore.events import Event
 from eventstore.log.read import Share
 from eventstore.selectors import Selector
@@ -21,6 +22,7 @@ __all__ = [
     "Partition",
     "Subscription",
     "check_subscription",
+    "check_subscription_name",
     "encode_after",
 ]
 
@@ -122,16 +124,25 @@ class Claim:
             raise CheckpointAheadOfLog(self.name, self.checkpoint, self.last_position)
 
 
+def check_subscription_name(name: str) -> None:
+    """Refuse a name that cannot be stored (`ConfigurationError`)."""
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_LENGTH:
+        raise ConfigurationError(f"a subscription's name has 1 to {MAX_NAME_LENGTH} characters, not {name!r}")
+    try:
+        check_text(name, "subscription name")
+    except InvalidEvent as error:
+        raise ConfigurationError(str(error)) from None
+
+
 def check_subscription(name: str, after: After, pool_size: int) -> None:
     """Refuse a definition that cannot be stored (`ConfigurationError`)."""
-    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_LENGTH or "\0" in name:
-        raise ConfigurationError(f"a subscription's name has 1 to {MAX_NAME_LENGTH} characters, not {name!r}")
+    check_subscription_name(name)
     if type(pool_size) is not int or not 1 <= pool_size <= MAX_POOL_SIZE:
         raise ConfigurationError(f"pool_size must be between 1 and {MAX_POOL_SIZE}, not {pool_size!r}")
     if isinstance(after, datetime):
         if after.tzinfo is None:
             raise ConfigurationError("after needs a time zone")
-    elif after != "current" and (type(after) is not int or after < 0):
+    elif after != "current" and (type(after) is not int or not 0 <= after < 1 << 63):
         raise ConfigurationError(f"after must be a position, 'current' or a datetime, not {after!r}")
 
 

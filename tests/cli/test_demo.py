@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from eventstore.demo.checker import Arrival, judge
 from eventstore.demo.history import Fact, generate
 from eventstore.demo.plan import plan_for_file, plan_for_shop
 from eventstore.errors import EventStoreError
-from tests.cli.conftest import Run, failure, rows
+from tests.cli.conftest import Run, Spawn, failure, interrupted, line_with, rows
 
 SMALL = ("demo", "--events", "400", "--live", "40", "--rate", "1000")
 
@@ -180,11 +181,24 @@ def test_the_demo_delivers_what_plain_python_counts(cli: Run) -> None:
     assert all(one["delivered"] == one["expected"] > 0 for one in report["subscriptions"])
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_the_demo_early(spawn: Spawn, number: int, code: int) -> None:
+    process = spawn("demo", "--events", "400", "--live", "10000", "--rate", "1")
+    line_with(process.stdout, "appending")
+    assert interrupted(process, number) == (code, "")
+
+
 def test_the_demo_explains_itself_and_says_what_to_try_next(cli: Run) -> None:
     result = cli(*SMALL)
     assert result.exit_code == 0, result.output
     for text in ("Created the schema eventstore_demo", "Imported 400 events", "EventPayload", "Try next:"):
         assert text in result.stdout
+
+
+def test_without_a_dsn_the_demo_runs_on_the_embedded_postgres(plain: Run, tmp_path: Path) -> None:
+    result = plain(*SMALL, "--data-dir", str(tmp_path / "pg"))
+    assert result.exit_code == 0, result.output
+    assert f"Started Postgres in {tmp_path / 'pg'}" in result.stdout
 
 
 def test_the_demo_can_be_run_again_and_leaves_its_log_to_be_read(cli: Run) -> None:

@@ -90,7 +90,7 @@ async def test_streams_are_listed_by_prefix_in_pages(small_pages: EventStore) ->
     assert [name async for name, _, _ in small_pages.streams("order-_")] == []
 
 
-@pytest.mark.parametrize("bounds", [{"after": -1}, {"limit": -1}, {"after": True}, {"before": "x"}])
+@pytest.mark.parametrize("bounds", [{"after": -1}, {"limit": -1}, {"after": True}, {"before": "x"}, {"after": 1 << 63}])
 async def test_bad_bounds_are_refused(store: EventStore, bounds: dict[str, int]) -> None:
     with pytest.raises(ConfigurationError):
         store.read_all(**bounds)  # type: ignore[arg-type]

@@ -108,6 +108,9 @@ async def test_an_unknown_subscription_is_named(store: EventStore) -> None:
     for call in (store.subscriptions.get, store.unsubscribe):
         with pytest.raises(SubscriptionNotFound, match="nothing"):
             await call("nothing")
+        for name in ("a\0", "\ud800", ""):
+            with pytest.raises(ConfigurationError):
+                await call(name)
 
 
 async def test_deleting_makes_room_for_a_new_definition(store: EventStore) -> None:

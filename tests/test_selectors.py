@@ -1,0 +1,693 @@
+"""Selectors: what they match, in memory and in SQL alike, and what they refuse."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from eventstore.codec import decode, encode
+from eventstore.errors import InvalidSelector
+from eventstore.events import Event
+from eventstore.schema import function_source
+from eventstore.selectors import All, And, EventPattern, EventPayload, EventType, Or, Selector, Stream, Tags, dump, load
+
+Matcher = Callable[[Selector, list[Event]], Awaitable[set[int]]]
+
+FUNCTIONS = (
+    "check_sql_v1",
+    "glob_like_v1",
+    "names_problem_v1",
+    "pattern_checks_v1",
+    "pattern_problem_v1",
+    "pattern_sql_v1",
+    "record_sql_v1",
+    "selector_problem_v1",
+    "selector_sql_v1",
+    "text_array_v1",
+)
+
+
+@pytest.fixture
+async def connection(db: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection that compiled selectors may run on; they are planned with their values known, as in functions."""
+    connection = await asyncpg.connect(db, statement_cache_size=0)
+    for name in FUNCTIONS:
+        if await connection.fetchval("select to_regproc($1)", f"eventstore.{name}") is None:
+            await connection.execute(function_source(name, "eventstore"))
+    await connection.execute("set search_path = pg_catalog, eventstore, pg_temp")
+    yield connection
+    await connection.close()
+
+
+# Events that are only looked at need not be stored, nor be fit for it. A JSON null among the fields becomes NULL.
+EVENTS = """
+    select e.position
+      from (select r.position, r.id, r.stream, r.version, r.type, coalesce(r.data, 'null') as data, r.metadata, r.tags,
+                   r.created_at, r.recorded_at
+              from json_populate_recordset(null::events, $2) r) e
+"""
+
+
+@pytest.fixture
+def matcher(connection: asyncpg.Connection) -> Matcher:
+    """Positions of those events that the selector selects in SQL."""
+
+    async def positions(selector: Selector, events: list[Event]) -> set[int]:
+        condition = await connection.fetchval("select selector_sql_v1($1)", dump(selector))
+        rows = await connection.fetch(
+            f"{EVENTS} where $1::jsonb is not null and ({condition})",
+            dump(selector),
+            f"[{','.join(map(row, events))}]",
+        )
+        return {one["position"] for one in rows}
+
+    return positions
+
+
+def row(event: Event) -> str:
+    fields: dict[str, Any] = {
+        "position": event.position,
+        "id": str(event.id),
+        "stream": event.stream,
+        "version": event.version,
+        "bucket": event.bucket,
+        "type": event.type,
+        "tags": list(event.tags),
+        "created_at": event.created_at.isoformat(),
+        "recorded_at": event.recorded_at.isoformat(),
+    }
+    return f'{json.dumps(fields)[:-1]}, "data": {encode(event.data)}, "metadata": {encode(event.metadata)}}}'
+
+
+MOMENT = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
+
+
+def event(data: Any = None, **fields: Any) -> Event:
+    given = {
+        "id": UUID(int=0xABCDEF),
+        "type": "A",
+        "metadata": {},
+        "tags": (),
+        "stream": "order-1",
+        "version": 1,
+        "position": 1,
+        "bucket": 0,
+        "created_at": MOMENT,
+        "recorded_at": MOMENT,
+    }
+    return Event(data=data, **given | fields)
+
+
+async def check(matcher: Matcher, selector: Selector, one: Event, expected: bool) -> None:
+    assert selector.matches(one) is expected
+    assert bool(await matcher(selector, [one])) is expected
+
+
+# -- what matches
+
+
+@pytest.mark.parametrize(
+    ("glob", "stream", "expected"),
+    [
+        ("order-*", "order-1", True),
+        ("order-*", "order-", True),
+        ("order-*", "reorder-1", False),
+        ("*-1", "order-1", True),
+        ("*", None, False),
+        ("o?der-1", "order-1", True),
+        ("?", "\U0001f600", True),
+        ("o%", "order-1", False),
+        ("o_der-1", "order-1", False),
+        ("100%_\\*", "100%_\\x", True),
+        ("\\?", "\\x", True),
+        ("[a-z]*", "[a-z]1", True),
+        ("[a-z]*", "b1", False),
+        ("a*b*a", "a", False),
+        ("a*b*a", "ab\nba", True),
+        ("a**a", "aa", True),
+    ],
+)
+async def test_a_glob_knows_two_wildcards_and_nothing_else(
+    matcher: Matcher, glob: str, stream: str | None, expected: bool
+) -> None:
+    await check(matcher, EventPattern(glob), event(stream=stream), expected)
+
+
+def test_a_glob_of_many_stars_stays_fast() -> None:
+    assert not EventPattern("*a" * 200 + "b").matches(event(stream="a" * 512))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "data", "expected"),
+    [
+        ({}, {"a": 1}, True),
+        ({}, [], False),
+        ({"a": {}}, {"a": {"b": 1}, "c": 2}, True),
+        ({"a": {}}, {"a": []}, False),
+        ({"a": {"0": 1}}, {"a": [1]}, False),
+        ({"a": 1}, {"a": 1.0}, True),
+        ({"a": 1}, {"a": True}, False),
+        ({"a": True}, {"a": 1}, False),
+        ({"a": 1}, {"a": [1]}, False),
+        ({"a": 0}, {"a": -0.0}, True),
+        ({"a": 10**23}, {"a": 1e23}, True),
+        ({"a": 1e23}, {"a": 10**23}, True),
+        ({"a": 2**53}, {"a": 2**53 + 1}, False),
+        ({"a": 10**4299}, {"a": 10**4299}, True),
+        ({"a": None}, {"a": None}, True),
+        ({"a": None}, {}, False),
+        ({"a": [1, {"b": 1}]}, {"a": [1.0, {"b": 1}]}, True),
+        ({"a": [1, {"b": 1}]}, {"a": [1, {"b": 1, "c": 2}]}, False),
+        ({"a": [1, 2]}, {"a": [2, 1]}, False),
+        ({"a": []}, {"a": [1]}, False),
+        ({"a": [{"$gt": 1}]}, {"a": [{"$gt": 1}]}, True),
+    ],
+)
+async def test_a_pattern_is_a_recursive_subset(matcher: Matcher, pattern: Any, data: Any, expected: bool) -> None:
+    await check(matcher, EventPayload(pattern), event(data), expected)
+
+
+@pytest.mark.parametrize(
+    ("operators", "data", "expected"),
+    [
+        ({"$gt": 1, "$lt": 2}, {"a": 1.5}, True),
+        ({"$gt": 1, "$lt": 2}, {"a": 2}, False),
+        ({"$gte": 2**53 + 1}, {"a": float(2**53)}, False),
+        ({"$lt": 10**23 + 1}, {"a": 1e23}, True),
+        ({"$gt": 10**23 - 1}, {"a": 1e23}, True),
+        ({"$gt": 1}, {"a": "2"}, False),
+        ({"$gt": 0}, {"a": True}, False),
+        ({"$gte": None}, {"a": None}, False),
+        ({"$gt": "Z"}, {"a": "a"}, True),
+        ({"$gt": "\uffff"}, {"a": "\U00010000"}, True),
+        ({"$eq": {"b": 1}}, {"a": {"b": 1, "c": 2}}, False),
+        ({"$eq": {"b": 1}}, {"a": {"b": 1.0}}, True),
+        ({"$ne": 1}, {"a": 2}, True),
+        ({"$ne": 1}, {"a": "2"}, False),
+        ({"$ne": 1}, {}, False),
+        ({"$ne": {"b": 1}}, {"a": {}}, True),
+        ({"$ne": None}, {"a": None}, False),
+        ({"$in": [1, {"b": []}]}, {"a": {"b": []}}, True),
+        ({"$in": ["x", True]}, {"a": 1}, False),
+        ({"$in": []}, {"a": 1}, False),
+        ({"$exists": True}, {"a": None}, True),
+        ({"$exists": False}, {}, True),
+        ({"$exists": False}, [], False),
+        ({"$exists": False, "$ne": 1}, {}, False),
+    ],
+)
+async def test_operators_compare_like_with_like(matcher: Matcher, operators: Any, data: Any, expected: bool) -> None:
+    await check(matcher, EventPayload({"a": operators}), event(data), expected)
+
+
+async def test_operators_apply_to_data_that_is_no_object(matcher: Matcher) -> None:
+    await check(matcher, EventPayload({"$gt": 1}), event(2), True)
+    await check(matcher, EventPayload({"$in": [[2]]}), event([2]), True)
+    await check(matcher, EventPayload({"$exists": False}), event(None), False)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ({}, True),
+        ({"type": "A", "stream": "order-1", "version": 1, "position": 1}, True),
+        ({"type": "B"}, False),
+        ({"type": ["A"]}, False),
+        ({"id": "00000000-0000-0000-0000-000000abcdef"}, True),
+        ({"id": "00000000-0000-0000-0000-000000ABCDEF"}, False),
+        ({"created_at": "2026-01-02T03:04:05.000006Z", "recorded_at": {"$gte": "2026", "$lt": "2027"}}, True),
+        ({"tags": []}, True),
+        ({"metadata": {"user": {"$exists": False}}, "data": [1]}, True),
+        ({"data": 1}, False),
+    ],
+)
+async def test_a_pattern_may_be_of_the_whole_record(matcher: Matcher, pattern: Any, expected: bool) -> None:
+    moment = MOMENT.astimezone(timezone(timedelta(hours=5)))
+    await check(matcher, EventPattern(pattern), event([1], created_at=moment), expected)
+
+
+async def test_an_event_without_a_stream_has_null_there(matcher: Matcher) -> None:
+    loose = event(stream=None, version=None)
+    await check(matcher, EventPattern({"stream": None, "version": {"$exists": True}}), loose, True)
+    await check(matcher, EventPattern({"stream": {"$exists": False}}), loose, False)
+
+
+@pytest.mark.parametrize(
+    ("selector", "expected"),
+    [
+        (All(), True),
+        (Stream("order-1"), True),
+        (Stream("order-10"), False),
+        (EventType("B", "A"), True),
+        (EventType("a"), False),
+        (Tags("x", "y"), True),
+        (Tags("x", "z"), False),
+        (Tags("x", "z", match="any"), True),
+        (Tags("q", "z", match="any"), False),
+        (EventType("A") & Tags("x") & Stream("order-1"), True),
+        (EventType("A") & Tags("z"), False),
+        (EventType("B") | Tags("z") | Stream("order-1"), True),
+        (EventType("B") | Tags("z"), False),
+        ((EventType("B") | All()) & (Tags("z") | Tags("y")), True),
+    ],
+)
+async def test_selectors_combine(matcher: Matcher, selector: Selector, expected: bool) -> None:
+    await check(matcher, selector, event(tags=("x", "y")), expected)
+
+
+# -- one semantics
+
+
+TEXTS = ["", "1", "true", "a", "A", "é", "%", "_", "\\", "*", "?", "'", '"', "$1", "\ud7ff", "\uffff", "\U00010000"]
+NUMBERS = [0, 1, 1.0, -0.0, -1, 2, 0.1, 0.30000000000000004, 5e-324, 1e16, 10**16, 1e23, 10**23, 10**23 + 1]
+NUMBERS += [2**53 - 1, 2**53, 2**53 + 1, float(2**53), 2.0**53 + 2, 2**64, 2.0**64, 1.7e308, 17 * 10**307, 10**400]
+KEYS = ["a", "b", "0", "é%'\"\\"]
+NAMES = ["a", "ab", "b%", "a_b", "\\", "é'", "\U00010000\n"]
+MOMENTS = [MOMENT, MOMENT.replace(microsecond=0), MOMENT + timedelta(days=40), datetime(1, 1, 1, tzinfo=UTC)]
+
+# Pairs that a careless comparison confuses stand next to each other.
+NEAR = [True, 1, 1.0, "1", None, "null", False, 0, -0.0, 2**53, 2**53 + 1, float(2**53), 10**23, 1e23, 10**23 + 1]
+common = st.sampled_from(NEAR) | st.sampled_from([*NUMBERS, *TEXTS])
+scalars = common | common | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from([*KEYS, "$eq"]), inner, max_size=2),
+    max_leaves=3,
+)
+objects = st.dictionaries(st.sampled_from(KEYS), common | values, max_size=3)
+names = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True)
+
+
+@st.composite
+def variants(draw: st.DrawFn, value: Any) -> Any:
+    """*value*, or one of the same shape with other leaves."""
+    if isinstance(value, dict):
+        return {key: draw(variants(item)) for key, item in value.items()}
+    if isinstance(value, list):
+        return [draw(variants(item)) for item in value]
+    return draw(st.just(value) | common)
+
+
+@st.composite
+def events(draw: st.DrawFn, data: Any, position: int) -> Event:
+    stream = draw(st.sampled_from([None, *NAMES, "aab", "a_b%b", "ab\\"]))
+    return event(
+        draw(variants(data)),
+        id=UUID(int=draw(st.integers(0, 3))),
+        type=draw(st.sampled_from(NAMES)),
+        metadata=draw(objects),
+        tags=tuple(draw(st.lists(st.sampled_from(NAMES), max_size=3, unique=True))),
+        stream=stream,
+        version=None if stream is None else position,
+        position=position,
+        created_at=draw(st.sampled_from(MOMENTS)),
+        recorded_at=draw(st.sampled_from(MOMENTS)),
+    )
+
+
+@st.composite
+def operators(draw: st.DrawFn, value: Any) -> dict[str, Any]:
+    operand = st.just(value) | common | values
+    every = dict.fromkeys(("$eq", "$ne", "$gt", "$gte", "$lt", "$lte"), operand)
+    every["$in"] = st.lists(operand, max_size=3)
+    every["$exists"] = st.sampled_from([True, True, False])
+    chosen = draw(st.lists(st.sampled_from(sorted(every)), min_size=1, max_size=2, unique=True))
+    return {name: draw(every[name]) for name in chosen}
+
+
+@st.composite
+def patterns(draw: st.DrawFn, value: Any) -> Any:
+    """A pattern that comes near *value*: often a part of it, sometimes something else."""
+    shape = draw(st.sampled_from(["part", "part", "operators", "other"]))
+    if shape == "operators":
+        return draw(operators(value))
+    if shape == "other" or (isinstance(value, dict) and "$eq" in value):
+        return draw(common | st.lists(values, max_size=2))
+    if not isinstance(value, dict):
+        return value
+    keys = draw(st.lists(st.sampled_from([*value, *value, *KEYS]), max_size=3, unique=True))
+    return {key: draw(patterns(value[key] if key in value else 1)) for key in keys}
+
+
+def record(one: Event) -> dict[str, Any]:
+    fields = ("stream", "version", "position", "type", "data", "metadata")
+    times = {
+        name: getattr(one, name).isoformat(timespec="microseconds")[:-6] + "Z" for name in ("created_at", "recorded_at")
+    }
+    return {name: getattr(one, name) for name in fields} | {"id": str(one.id), "tags": list(one.tags)} | times
+
+
+@st.composite
+def record_patterns(draw: st.DrawFn, one: Event) -> Selector:
+    fields = record(one)
+    chosen = draw(st.lists(st.sampled_from(sorted(fields)), max_size=3, unique=True))
+    return EventPattern({name: draw(patterns(fields[name])) for name in chosen})
+
+
+@st.composite
+def payload_patterns(draw: st.DrawFn, one: Event) -> Selector:
+    pattern = draw(patterns(one.data))
+    return EventPayload(pattern if isinstance(pattern, dict) else {"$in": [pattern]})
+
+
+@st.composite
+def globs(draw: st.DrawFn, one: Event) -> Selector:
+    letters = [draw(st.sampled_from([letter, letter, letter, "?", "*", "*?", ""])) for letter in one.stream or "a"]
+    return EventPattern("".join(letters) or "*")
+
+
+@st.composite
+def selectors(draw: st.DrawFn, one: Event, levels: int = 2) -> Selector:
+    kinds = [All, Stream, EventType, Tags, globs, record_patterns, payload_patterns, And, Or]
+    kind: Any = draw(st.sampled_from([*kinds[1 : -2 if levels == 0 else None], payload_patterns, record_patterns, All]))
+    if kind in (And, Or):
+        return kind(*[draw(selectors(one, levels - 1)) for _ in range(draw(st.integers(1, 3)))])
+    if kind is Tags:
+        return Tags(*draw(names), match=draw(st.sampled_from(["all", "any"])))
+    if kind is Stream:
+        return Stream(draw(st.sampled_from([one.stream or "a", *NAMES])))
+    return All() if kind is All else EventType(*draw(names)) if kind is EventType else draw(kind(one))
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Selector, list[Event]]:
+    """A selector, and events that are alike but for their leaves."""
+    data = draw(objects | values)
+    several = [draw(events(data, position)) for position in range(1, draw(st.integers(1, 6)) + 1)]
+    return draw(selectors(several[0])), several
+
+
+def stored(one: Event) -> Event:
+    """The event as it is read back."""
+    return event(**{name: getattr(one, name) for name in one.__slots__} | {"data": decode(encode(one.data))})
+
+
+def in_memory(selector: Selector, given: list[Event]) -> set[int]:
+    return {one.position for one in given if load(dump(selector)).matches(stored(one))}
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(case=cases())
+async def test_memory_and_sql_agree(matcher: Matcher, case: tuple[Selector, list[Event]]) -> None:
+    selector, given = case
+    assert in_memory(selector, given) == await matcher(selector, given)
+
+
+def some_cases() -> list[tuple[Selector, list[Event]]]:
+    collected: list[tuple[Selector, list[Event]]] = []
+
+    @settings(max_examples=300, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @given(case=cases())
+    def collect(case: tuple[Selector, list[Event]]) -> None:
+        collected.append(case)
+
+    collect()
+    return collected
+
+
+def numbers(value: Any) -> Any:
+    """*value* as one who takes true for 1 sees it."""
+    if isinstance(value, list):
+        return [numbers(item) for item in value]
+    if isinstance(value, dict):
+        return {key: numbers(item) for key, item in value.items()}
+    return int(value) if isinstance(value, bool) else value
+
+
+def doubles(value: Any) -> Any:
+    """*value* as one who takes every number for a double sees it."""
+    if isinstance(value, list):
+        return [doubles(item) for item in value]
+    if isinstance(value, dict):
+        return {key: doubles(item) for key, item in value.items()}
+    return float(value) if type(value) is int and abs(value) < 10**300 else value
+
+
+def bent(flaw: Callable[[Any], Any], selector: Selector, several: list[Event]) -> set[int]:
+    """What is selected in memory by one who sees all data through *flaw*."""
+    seen = [event(flaw(one.data), position=one.position) for one in several]
+    return in_memory(load(flaw(selector.model_dump())), seen)
+
+
+@pytest.mark.parametrize("flaw", [numbers, doubles])
+async def test_the_property_catches_a_planted_difference(matcher: Matcher, flaw: Callable[[Any], Any]) -> None:
+    payloads = [case for case in some_cases() if isinstance(case[0], EventPayload) and "$exists" not in dump(case[0])]
+    assert [case for case in payloads if bent(flaw, *case) != await matcher(*case)]
+
+
+# -- as values
+
+
+def test_equal_selectors_have_one_text() -> None:
+    assert dump(EventType("B", "A", "B")) == '{"kind":"event_type","types":["A","B"]}'
+    assert dump(Tags("b", "a", match="any")) == '{"kind":"tags","match":"any","tags":["a","b"]}'
+    assert dump(EventPattern("é*")) == '{"glob":"é*","kind":"event_pattern"}'
+    assert dump(EventPayload({"b": 1.0, "a": -0.0})) == dump(EventPayload({"a": 0, "b": 1}))
+    assert EventPayload({"a": True}) != EventPayload({"a": 1})
+    assert len({EventPayload({"a": 1}), EventPayload({"a": 1.0}), EventPayload({"a": True})}) == 2
+
+
+def test_combining_flattens() -> None:
+    a, b, c = Stream("a"), Stream("b"), Stream("c")
+    assert (a & b) & c == a & (b & c) == And(a, b, c)
+    assert dump(a | b | c) == dump(Or(a, b, c))
+    assert (a | b) & c == And(Or(a, b), c)
+
+
+@given(case=cases())
+def test_a_selector_survives_text_jsonb_and_copies(case: tuple[Selector, list[Event]]) -> None:
+    selector, _ = case
+    selector.matches(event())
+    reordered = json.dumps(dict(reversed(json.loads(dump(selector)).items())), indent=1)
+    for other in (load(dump(selector)), load(reordered), load(selector.model_dump()), copy.deepcopy(selector)):
+        assert (other, hash(other), dump(other)) == (selector, hash(selector), dump(selector))
+    assert pickle.loads(pickle.dumps(selector)) == selector
+
+
+async def test_a_selector_survives_a_jsonb_column(connection: asyncpg.Connection) -> None:
+    selector = EventPayload({"a": [1e23, -0.0, 1.5e-7, 5e-324, 1.7e308, 2**80], "é": {"$gt": 0.1}})
+    assert load(await connection.fetchval("select $1::jsonb::text", dump(selector))) == selector
+
+
+def test_a_selector_is_a_field_of_other_models() -> None:
+    class Rule(BaseModel):
+        when: Selector
+
+    rule = Rule(when=EventType("A") & EventPattern({"type": None}))
+    assert Rule.model_validate_json(rule.model_dump_json()) == rule
+
+
+def test_changing_the_dict_that_was_given_changes_no_selector() -> None:
+    given: dict[str, Any] = {"a": {"b": [1]}}
+    selector = EventPayload(given)
+    given["a"]["b"].append(2)
+    assert selector.matches(event({"a": {"b": [1]}}))
+    with pytest.raises(ValueError):
+        selector.pattern = {}  # type: ignore[misc]
+
+
+# -- what is refused
+
+
+def deep(levels: int) -> dict[str, Any]:
+    selector: dict[str, Any] = {"kind": "all"}
+    for level in range(levels - 1):
+        selector = {"kind": "or" if level % 2 else "and", "of": [selector]}
+    return selector
+
+
+def nested(levels: int) -> dict[str, Any]:
+    pattern: dict[str, Any] = {}
+    for _ in range(levels - 1):
+        pattern = {"a": pattern}
+    return pattern
+
+
+MALFORMED: list[tuple[Any, str]] = [
+    (None, "dictionary"),
+    ([], "dictionary"),
+    ({}, "kind"),
+    ({"kind": "nope"}, "nope"),
+    ({"kind": ["all"]}, "kind"),
+    ({"kind": "all", "types": ["A"]}, "types"),
+    ({"kind": "stream"}, "stream"),
+    ({"kind": "stream", "stream": ""}, "stream"),
+    ({"kind": "stream", "stream": 5}, "stream"),
+    ({"kind": "stream", "stream": "x" * 513}, "512"),
+    ({"kind": "stream", "stream": "a", "self": 1}, "self"),
+    ({"kind": "event_type", "types": []}, "types"),
+    ({"kind": "event_type", "types": "A"}, "types"),
+    ({"kind": "event_type", "types": ["A", None]}, "types"),
+    ({"kind": "tags", "tags": []}, "tags"),
+    ({"kind": "tags", "tags": ["x" * 257]}, "tags"),
+    ({"kind": "tags", "tags": ["x"], "match": "some"}, "match"),
+    ({"kind": "event_pattern"}, "pattern"),
+    ({"kind": "event_pattern", "glob": ""}, "glob"),
+    ({"kind": "event_pattern", "glob": "a", "pattern": {}}, "pattern"),
+    ({"kind": "event_pattern", "pattern": []}, "pattern"),
+    ({"kind": "event_pattern", "pattern": {"typ": "A"}}, "typ"),
+    ({"kind": "event_pattern", "pattern": {"$eq": {}}}, r"\$eq"),
+    ({"kind": "event_payload"}, "pattern"),
+    ({"kind": "event_payload", "pattern": 5}, "pattern"),
+    ({"kind": "event_payload", "pattern": {"a": {"b": {"$foo": 1}}}}, r"pattern\.a\.b\.\$foo"),
+    ({"kind": "event_payload", "pattern": {"a": {"$gt": 1, "b": 2}}}, r"pattern\.a: mixes"),
+    ({"kind": "event_payload", "pattern": {"a": {"$in": "x"}}}, r"pattern\.a\.\$in"),
+    ({"kind": "event_payload", "pattern": {"a": {"$exists": 1}}}, r"pattern\.a\.\$exists"),
+    ({"kind": "event_payload", "pattern": nested(65)}, "deeper"),
+    ({"kind": "and", "of": []}, "of"),
+    ({"kind": "or"}, "of"),
+    ({"kind": "and", "of": [5]}, "of|dictionary"),
+    ({"kind": "and", "of": [{"kind": "or", "of": [{"kind": "tags", "tags": []}]}]}, "tags"),
+    (deep(65), "deeper"),
+]
+
+
+@pytest.mark.parametrize(("given", "named"), MALFORMED)
+def test_what_is_no_selector_is_refused_by_name(given: Any, named: str) -> None:
+    with pytest.raises(InvalidSelector, match=named):
+        load(given)
+
+
+@pytest.mark.parametrize("given", [one for one, _ in MALFORMED])
+async def test_sql_refuses_the_same(connection: asyncpg.Connection, given: Any) -> None:
+    with pytest.raises(asyncpg.PostgresError) as caught:
+        await connection.fetchval("select selector_sql_v1($1)", json.dumps(given))
+    assert caught.value.sqlstate == "ES005"
+
+
+@pytest.mark.parametrize("given", [deep(64), {"kind": "event_payload", "pattern": nested(64)}])
+async def test_64_levels_are_fine_on_both_sides(matcher: Matcher, given: Any) -> None:
+    selector = load(given)
+    expected = {1} if selector.matches(event()) else set()
+    assert await matcher(selector, [event()]) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[" * 100_000,
+        '{"kind":"and","of":[' * 100_000,
+        '{"a":1111111111111111111111,"b":' + "[" * 100_000,
+        '{"kind":"event_payload","pattern":{"a":1e400}}',
+        '{"kind":"event_payload","pattern":{"a":NaN}}',
+        '{"kind":"event_payload","pattern":{"a":NaN,"b":1111111111111111111111}}',
+        '{"kind":"event_payload","pattern":{"a":' + "9" * 4301 + "}}",
+        '{"kind":"stream","stream":"\\u0000"}',
+        '{"kind":"stream","stream":"\\ud800"}',
+        '{"kind":"event_payload","pattern":{"a":"\\u0000"}}',
+    ],
+)
+def test_bad_text_is_refused_by_name(text: str) -> None:
+    with pytest.raises(InvalidSelector):
+        load(text)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: Stream(),
+        lambda: Stream("a\0"),
+        lambda: Stream("\ud800"),
+        lambda: EventType(),
+        lambda: EventType(""),
+        lambda: Tags(),
+        lambda: Tags("x", match="none"),
+        lambda: EventPattern(""),
+        lambda: EventPattern(),
+        lambda: EventPattern({"typ": "A"}),
+        lambda: EventPayload(),
+        lambda: EventPayload({"a": {"$regex": "x"}}),
+        lambda: EventPayload({"a": float("nan")}),
+        lambda: EventPayload({"a": float("inf")}),
+        lambda: EventPayload({"a": 10**4300}),
+        lambda: EventPayload({"a": (1, 2)}),
+        lambda: EventPayload({1: 2}),
+        lambda: And(),
+        lambda: Or("x"),
+        lambda: All(kind="or"),
+    ],
+)
+def test_constructors_refuse_as_loading_does(build: Callable[[], object]) -> None:
+    with pytest.raises(InvalidSelector):
+        build()
+
+
+def test_combining_too_deep_is_refused() -> None:
+    selector = load(deep(64))
+    both = Or if isinstance(selector, And) else And
+    with pytest.raises(InvalidSelector, match="deeper than 64"):
+        both(selector, All())
+
+
+# -- as SQL
+
+
+HOSTILE = "'); drop table events; --"
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [
+        Stream(HOSTILE),
+        EventType(HOSTILE, "A"),
+        Tags(HOSTILE),
+        EventPattern(HOSTILE + "*"),
+        EventPattern({"type": HOSTILE, "stream": {"$gt": HOSTILE}, "metadata": {HOSTILE: HOSTILE}}),
+        EventPayload({HOSTILE: {HOSTILE: {"$in": [HOSTILE], "$lt": HOSTILE}}}) | Stream(HOSTILE),
+    ],
+)
+async def test_no_value_of_a_selector_becomes_sql(connection: asyncpg.Connection, selector: Selector) -> None:
+    text = await connection.fetchval("select selector_sql_v1($1)", dump(selector))
+    assert "drop" not in text
+    assert "--" not in text
+
+
+PLAN = """
+    create function pg_temp.plan_of(selector jsonb) returns setof text language plpgsql
+    set search_path = pg_catalog, eventstore, pg_temp set enable_seqscan = off as $$ begin
+        return query execute 'explain (costs off) select from events e where ' || selector_sql_v1(selector)
+            using selector;
+    end $$
+"""
+
+
+@pytest.mark.parametrize(
+    ("selector", "condition"),
+    [
+        (Stream("a"), "(stream = 'a'::text)"),
+        (EventType("a", "b"), "(type = ANY ('{a,b}'::text[]))"),
+        (Tags("a", "b"), "(tags @> '{a,b}'::text[])"),
+        (Tags("a", "b", match="any"), "(tags && '{a,b}'::text[])"),
+        (EventPattern("a_b*"), "((stream >= 'a_b'::text) AND (stream < 'a_c'::text))"),
+        (EventPattern({"type": "a"}), "(type = 'a'::text)"),
+    ],
+)
+async def test_an_index_can_serve_what_names_streams_types_or_tags(
+    connection: asyncpg.Connection, selector: Selector, condition: str
+) -> None:
+    await connection.execute("create index on events (type); create index on events using gin (tags);" + PLAN)
+    plan = [one[0].strip() for one in await connection.fetch("select pg_temp.plan_of($1)", dump(selector))]
+    assert f"Index Cond: {condition}" in plan
+
+
+async def test_a_payload_is_parsed_once_per_event(connection: asyncpg.Connection) -> None:
+    await connection.execute(PLAN.replace("costs off", "verbose"))
+    selector = EventPayload({"a": {"b": {"$gt": 1}}, "c": {"$in": [1]}, "d": {"$exists": False}})
+    plan = "\n".join(one[0] for one in await connection.fetch("select pg_temp.plan_of($1)", dump(selector)))
+    assert plan.count("(e.data)::jsonb") == 1
+    assert "pattern_checks_v1" not in plan
