@@ -86,10 +86,18 @@ async def _outside(database: Database, arguments: Sequence[Any], skip_known: boo
         try:
             return await database.rows("append_events_v1", *arguments, skip_known, False, on=connection)
         except DatabaseUnavailable as error:
+            if _refused(error):
+                raise
             raise OutcomeUnknown(
                 f"the connection was lost during an append ({error}); "
                 "repeat it with the same events to learn whether it happened"
             ) from error
+
+
+def _refused(error: DatabaseUnavailable) -> bool:
+    """Whether the server answered, so that nothing happened; a connection that it cut is no answer."""
+    cause = error.__cause__
+    return isinstance(cause, asyncpg.PostgresError) and (cause.sqlstate or "08")[:3] not in ("57P", "080")
 
 
 def _result(row: asyncpg.Record) -> AppendResult:

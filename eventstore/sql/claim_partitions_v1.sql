@@ -1,11 +1,13 @@
 -- Takes partitions that nobody owns, of the subscriptions named, for a node whose lease is valid; each with a higher
--- epoch, which fences whoever owned it before.
+-- epoch, which fences whoever owned it before. Also those the node owns without holding them (it names what it holds):
+-- the reply to an earlier claim was lost, or what ran the partition ended.
 --
 -- Nodes whose lease ran out are removed first, which frees what they owned. Their rows are locked for that: a renewal
 -- in progress is skipped and decides for itself, so a node either keeps its lease or finds its row gone.
 -- SKIP LOCKED on the partitions: two claimants share them out instead of waiting for each other.
 create function @schema@.claim_partitions_v1(
-    p_incarnation uuid, p_names text[], p_now timestamptz default clock_timestamp())
+    p_incarnation uuid, p_names text[], p_held_subscriptions bigint[], p_held_partitions int[],
+    p_now timestamptz default clock_timestamp())
 returns table (subscription_id bigint, name text, partition int, checkpoint bigint, epoch bigint, pool_size int,
                selector jsonb, last_position bigint)
 language plpgsql volatile security definer
@@ -24,7 +26,10 @@ begin
     with free as (
         select c.subscription_id, c.partition
           from subscriptions s join checkpoints c on c.subscription_id = s.id
-         where s.name = any (p_names) and s.state = 'active' and c.owner is null
+         where s.name = any (p_names) and s.state = 'active'
+           and (c.owner is null or c.owner = p_incarnation and not exists (
+                   select from unnest(p_held_subscriptions, p_held_partitions) h(subscription_id, partition)
+                    where h.subscription_id = c.subscription_id and h.partition = c.partition))
          order by c.subscription_id, c.partition
            for update of c skip locked
     ), taken as (

@@ -97,7 +97,9 @@ class Emitter:
             attempt = backoff.attempts + 1
             try:
                 await self._handler(event, Delivery(self.claim.name, self.claim.partition, self.claim.epoch, attempt))
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if _cancelled():
+                    raise
                 delay = backoff.next()
                 log.exception(
                     "handler of %r failed at position %d (attempt %d); again in %.1f s",
@@ -109,3 +111,9 @@ class Emitter:
                 self.moments.reach("handled", event)
                 return True
         return False
+
+
+def _cancelled() -> bool:
+    """Whether this emitter is being cancelled, rather than something its handler awaited."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -95,13 +95,17 @@ class Ledger:
         """Give up the lease and everything it holds."""
         await self._database.rows("leave_node_v1", node)
 
-    async def claim(self, node: UUID, names: Sequence[str]) -> Claims:
-        """Take the free partitions of the subscriptions *names*.
+    async def claim(self, node: UUID, names: Sequence[str], held: Iterable[tuple[int, int]] = ()) -> Claims:
+        """Take the free partitions of the subscriptions *names*, and those owned but not *held* (by `Claim.key`).
 
         Raises:
             LeaseLost: the node's lease ran out.
         """
-        return [_claim(row, node) for row in await self._database.rows("claim_partitions_v1", node, list(names))]
+        keys = list(held)
+        rows = await self._database.rows(
+            "claim_partitions_v1", node, list(names), [one for one, _ in keys], [number for _, number in keys]
+        )
+        return [_claim(row, node) for row in rows]
 
     async def settle(self, node: UUID, positions: Sequence[tuple[Claim, int]]) -> set[tuple[int, int]]:
         """Move checkpoints forward; returns the keys of the claims that were still held, the others are lost."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from uuid import UUID, uuid4
 
 from eventstore.database import Database
@@ -50,12 +51,13 @@ class Pools:
         self._database, self._ledger, self._feed = database, ledger, feed
         self._node_name, self._settings, self._jittered = node_name, settings, jittered
         self._handlers: Mapping[str, Handler] = {}
-        self._active = False
+        self._active = self._ending = False
         self._running: dict[tuple[int, int], _Running] = {}
         self._draining, self._ended = asyncio.Event(), asyncio.Event()
         self._ended.set()
         self._node: UUID | None = None
         self._registered = asyncio.Event()
+        self._halted: set[tuple[int, int]] = set()
         self.moments = Moments()
         self.halted: dict[tuple[str, int], BaseException] = {}
 
@@ -84,23 +86,26 @@ class Pools:
         if self._active:
             raise AlreadyStarted("the emitters of this store run already")
         self._active, self._handlers = True, handlers
+        self._ending = False
         self._draining.clear()
         self._ended.clear()
         tasks, claims = Tasks(), Tasks()
-        tasks.supervise("lease", self._hold_lease, most=1.0)
-        tasks.supervise("settlements", self._settle_again_and_again, most=1.0)
-        claims.supervise("claims", self._claim_again_and_again, most=1.0)
-        try:
+        async with AsyncExitStack() as closing:
+            closing.callback(self._end)
+            closing.push_async_callback(tasks.stop)
+            closing.push_async_callback(self._leave)
+            closing.push_async_callback(self._stop_emitters, 0)
+            closing.push_async_callback(claims.stop)
+            tasks.supervise("lease", self._hold_lease, most=1.0)
+            tasks.supervise("settlements", self._settle_again_and_again, most=1.0)
+            claims.supervise("claims", self._claim_again_and_again, most=1.0)
             await self._draining.wait()
             await claims.stop()
             await self._stop_emitters(self._settings.drain_grace)
-        finally:
-            await claims.stop()
-            await self._stop_emitters(0)
-            await self._leave()
-            await tasks.stop()
-            self._active = False
-            self._ended.set()
+
+    def _end(self) -> None:
+        self._active = False
+        self._ended.set()
 
     async def _hold_lease(self, healthy: Callable[[], None]) -> None:
         """Take a lease as a new incarnation and renew it until it is lost; then everything it held is lost too."""
@@ -156,7 +161,8 @@ class Pools:
         node = self._node
         assert node is not None
         try:
-            claims = await self._ledger.claim(node, list(self._handlers))
+            held = self._running.keys() | self._halted
+            claims = await self._ledger.claim(node, list(self._handlers), held)
         except LeaseLost as error:
             # The lease task finds out by itself and registers anew.
             log.warning("%s", error)
@@ -182,9 +188,13 @@ class Pools:
     def _note_end(self, claim: Claim, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._halt(claim, error)
+        elif (running := self._running.get(claim.key)) is not None and running.task is task and not self._ending:
+            # Nobody asked it to end: it is claimed again, from its checkpoint.
+            del self._running[claim.key]
 
     def _halt(self, claim: Claim, error: BaseException) -> None:
         # The partition stays claimed, so that no other node runs into the same; it is free when this node stops.
+        self._halted.add(claim.key)
         log.error("%s, partition %d is halted: %s", claim.name, claim.partition, error, exc_info=error)
         self.halted[claim.name, claim.partition] = error
         self.moments.reach("halted", claim)
@@ -222,6 +232,7 @@ class Pools:
 
     async def _stop_emitters(self, grace: float) -> None:
         """Let every emitter end after the event it handles, within *grace* seconds; then cancel them."""
+        self._ending = True
         for emitter in self.emitters:
             emitter.stop()
         self.moments.reach("draining")

@@ -7,12 +7,23 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from typing import Any
 
 import asyncpg
 import pytest
 
-from eventstore import All, Delivery, Event, EventStore, EventType, NewEvent, SubscriptionNotFound
+from eventstore import (
+    All,
+    DatabaseUnavailable,
+    Delivery,
+    Event,
+    EventStore,
+    EventType,
+    NewEvent,
+    SubscriptionNotFound,
+)
 from eventstore.errors import AlreadyStarted, ConfigurationError
+from eventstore.subscriptions.model import Claim
 from tests.conftest import QUICK
 
 
@@ -251,8 +262,6 @@ async def test_losing_every_connection_loses_no_event(store: EventStore, sql: as
 
 
 async def reachable(store: EventStore) -> None:
-    from eventstore import DatabaseUnavailable
-
     while True:
         try:
             await store.head()
@@ -302,3 +311,37 @@ async def test_running_twice_is_refused(store: EventStore) -> None:
         await asyncio.wait_for(claimed, 30)
         with pytest.raises(AlreadyStarted):
             await store.run()
+
+
+async def test_a_claim_whose_reply_was_lost_is_made_again(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    inbox, claim = Inbox(), store.subscriptions.claim
+    await store.subscribe("s", All())
+    await fill(store, 1)
+    handle(store, "s", inbox)
+
+    async def lost(*args: Any) -> list[Claim]:
+        monkeypatch.setattr(store.subscriptions, "claim", claim)
+        await claim(*args)
+        raise DatabaseUnavailable("the reply was lost")
+
+    monkeypatch.setattr(store.subscriptions, "claim", lost)
+    async with running(store):
+        await inbox.has(1)
+    assert inbox.deliveries[0].epoch == 2
+
+
+async def test_a_handler_that_raises_a_cancellation_of_its_own_is_tried_again(store: EventStore) -> None:
+    inbox, cancelled = Inbox(), False
+
+    @store.handler("s", All())
+    async def handler(event: Event, delivery: Delivery) -> None:
+        nonlocal cancelled
+        if not cancelled:
+            cancelled = True
+            raise asyncio.CancelledError
+        await inbox(event, delivery)
+
+    await fill(store, 1)
+    async with running(store):
+        await inbox.has(1)
+    assert inbox.deliveries[0].attempt == 2
