@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError
 
 from eventstore.errors import InvalidEvent
 
@@ -41,10 +42,17 @@ def encode(value: Any, *, field: str = "data") -> str:
             4,300 digits, or is nested deeper than 64.
     """
     if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json")
+        value = _dumped(value, field)
     if _check(value, field, 1):
         return orjson.dumps(value).decode()
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _dumped(model: BaseModel, field: str) -> Any:
+    try:
+        return model.model_dump(mode="json")
+    except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
+        raise InvalidEvent(f"{field}: {type(model).__name__} has no JSON form: {error}") from None
 
 
 def decode(text: str) -> Any:

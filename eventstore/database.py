@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -18,7 +20,10 @@ import asyncpg
 
 from eventstore import errors
 from eventstore.schema import REVISION, quoted
+from eventstore.service import to_its_end
 from eventstore.settings import Settings
+
+log = logging.getLogger(__name__)
 
 __all__ = ["Connection", "Database", "borrowed", "connect", "mapped_errors", "redacted"]
 
@@ -58,13 +63,18 @@ SQLSTATES: dict[str, Callable[[asyncpg.PostgresError], errors.EventStoreError]] 
     "40P01": _as(errors.TransactionConflict),
     "55P03": _as(errors.TransactionConflict),
     "42501": _as(errors.ConfigurationError),
+    "25P02": _as(errors.TransactionConflict),
+    "3F000": _as(errors.ConfigurationError),
+    "42883": _as(errors.ConfigurationError),
+    "42P01": _as(errors.ConfigurationError),
     "3D000": _as(errors.DatabaseUnavailable),
     "28000": _as(errors.DatabaseUnavailable),
     "28P01": _as(errors.DatabaseUnavailable),
     "25006": _as(errors.DatabaseUnavailable),
     "53300": _as(errors.DatabaseUnavailable),
 }
-"""SQLSTATE → error; classes 08 (connection) and 57 (shutdown) are `DatabaseUnavailable` as a whole."""
+"""SQLSTATE → error; classes 08 (connection) and 57 (shutdown) are `DatabaseUnavailable` as a whole, class 22 (a value
+out of range) is `ConfigurationError`."""
 
 CONSTRAINTS: dict[str, Callable[[asyncpg.PostgresError], errors.EventStoreError]] = {
     "events_id_key": lambda error: errors.DuplicateEventId(
@@ -75,12 +85,20 @@ CONSTRAINTS: dict[str, Callable[[asyncpg.PostgresError], errors.EventStoreError]
 }
 
 # InternalClientError: a connection that the server ended while it lay idle in the pool, found out by using it.
+_MISSING = (asyncpg.UndefinedFunctionError, asyncpg.InvalidSchemaNameError, asyncpg.UndefinedTableError)
+
+RELEASE_WITHIN = 2.0
+"""Seconds a cancelled query may take to end before its connection is cut."""
+
+ACQUIRE_WITHIN = 60.0
+"""Seconds to wait for a free connection of the pool."""
+
 _LOST = (asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.ConnectionDoesNotExistError, OSError)
 
 
 def redacted(dsn: str) -> str:
     """Return *dsn* without its password, in the user part or the query string."""
-    dsn = re.sub(r"(://[^:/@?]*):[^@]*@", r"\1:***@", dsn)
+    dsn = re.sub(r"(://[^:/@?]*):[^/?#]*@", r"\1:***@", dsn)
     return re.sub(r"(?i)(password=)[^&\s]*", r"\1***", dsn)
 
 
@@ -93,7 +111,7 @@ def _named(error: asyncpg.PostgresError) -> errors.EventStoreError | None:
         return SQLSTATES[state](error)
     if state[:2] in ("08", "57"):
         return errors.DatabaseUnavailable(_message(error))
-    return None
+    return errors.ConfigurationError(_message(error)) if state.startswith("22") else None
 
 
 @contextmanager
@@ -107,7 +125,11 @@ def mapped_errors() -> Iterator[None]:
             raise
         raise named from error
     except _LOST as error:
-        raise errors.DatabaseUnavailable(f"the connection to the database failed: {error}") from error
+        raise errors.DatabaseUnavailable(f"the database connection failed: {error or type(error).__name__}") from error
+
+
+async def _nothing(_connection: object) -> None:
+    return None
 
 
 async def connect(dsn: str, *, timeout: float = 10.0, cache: int = 100, name: str = "eventstore") -> Any:
@@ -143,8 +165,8 @@ def _opening(dsn: str) -> Iterator[None]:
 class Database:
     """A pool of connections to one schema, and the only way this package calls SQL."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, connections: int) -> None:
+        self._settings, self._connections = settings, connections
         self._prefix = ""
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._lost: set[Callable[[], None]] = set()
@@ -173,9 +195,12 @@ class Database:
             self._pool = await asyncpg.create_pool(
                 dsn,
                 min_size=1,
-                max_size=self._settings.connections,
-                # Idle connections stay: one that ends tells that the server may have crashed.
+                max_size=self._connections,
+                # Connections are never recycled: one that ends tells that the server may have crashed.
                 max_inactive_connection_lifetime=0,
+                max_queries=sys.maxsize,
+                # Calls leave no session state behind, so there is nothing to reset.
+                reset=_nothing,
                 init=self._watch,
                 timeout=self._settings.connect_timeout,
                 statement_cache_size=self._settings.statement_cache_size,
@@ -190,9 +215,9 @@ class Database:
     async def _check_revision(self, schema: str) -> None:
         try:
             found = await self.value("schema_revision")
-        except (asyncpg.UndefinedFunctionError, asyncpg.InvalidSchemaNameError):
-            found = None
-        except asyncpg.UndefinedTableError:
+        except errors.ConfigurationError as error:
+            if not isinstance(error.__cause__, _MISSING):
+                raise
             found = None
         if found is None or found < REVISION:
             raise errors.MigrationRequired(schema, found, REVISION)
@@ -213,9 +238,20 @@ class Database:
         """Lend a connection of the pool; its errors become this package's."""
         if self._pool is None:
             raise errors.ConfigurationError("the store is not open; use `async with EventStore(...) as store`")
+        pool = self._pool
         with mapped_errors():
-            async with self._pool.acquire() as connection:
+            connection = await pool.acquire(timeout=ACQUIRE_WITHIN)
+            try:
                 yield connection
+            finally:
+                await to_its_end(self._release(pool, connection))
+
+    async def _release(self, pool: asyncpg.Pool[asyncpg.Record], connection: Any) -> None:
+        """Give a connection back; what happened on it has happened, so that a failure here is nobody's error."""
+        try:
+            await pool.release(connection, timeout=RELEASE_WITHIN)
+        except Exception:  # the pool has cut it and makes a new one
+            log.debug("a connection could not be given back and was cut", exc_info=True)
 
     def call(self, function: str, arguments: int, named: Sequence[str] = ()) -> str:
         """Return the statement that calls *function* of the schema with numbered, then *named* parameters."""
@@ -249,16 +285,17 @@ async def borrowed(connection: Connection) -> AsyncIterator[Connection]:
     """
     if not hasattr(connection, "is_in_transaction"):
         raise errors.ConfigurationError(f"connection= takes an asyncpg connection, not {type(connection).__name__}")
-    if not connection.is_in_transaction():
-        raise errors.ConfigurationError("connection= needs an open transaction: async with connection.transaction(): …")
     with mapped_errors():
+        if not connection.is_in_transaction():
+            raise errors.ConfigurationError(
+                "connection= needs an open transaction: async with connection.transaction()"
+            )
         await connection.execute("savepoint eventstore")
         try:
             yield connection
+            await connection.execute("release savepoint eventstore")
         except BaseException:
             if not connection.is_closed():
-                await asyncio.shield(
-                    connection.execute("rollback to savepoint eventstore; release savepoint eventstore")
-                )
+                undo = connection.execute("rollback to savepoint eventstore; release savepoint eventstore")
+                await to_its_end(undo)
             raise
-        await connection.execute("release savepoint eventstore")

@@ -104,7 +104,7 @@ class NewEvent:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     tags: Iterable[str] = ()
     id: UUID = field(default_factory=uuid7)
-    created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    created_at: datetime = None  # type: ignore[assignment]  # None stands for now, and is never seen again
     encoded_data: str = field(init=False, repr=False, compare=False)
     encoded_metadata: str = field(init=False, repr=False, compare=False)
 
@@ -112,12 +112,11 @@ class NewEvent:
         _check_name(self.type, "event type", MAX_NAME_LENGTH)
         if type(self.id) is not UUID:
             raise InvalidEvent(f"id must be a UUID, not {type(self.id).__name__}")
-        if not isinstance(self.created_at, datetime) or self.created_at.tzinfo is None:
-            raise InvalidEvent("created_at must be a datetime with a time zone")
         if not isinstance(self.metadata, dict):
             raise InvalidEvent(f"metadata must be a dict, not {type(self.metadata).__name__}")
         put = object.__setattr__
         put(self, "tags", _checked_tags(self.tags))
+        put(self, "created_at", _checked_time(self.created_at))
         put(self, "encoded_data", encode(self.data))
         put(self, "encoded_metadata", encode(self.metadata, field="metadata") if self.metadata else "{}")
         self._check_size()
@@ -130,6 +129,18 @@ class NewEvent:
         size = len(self.encoded_data.encode()) + len(self.encoded_metadata.encode())
         if size > MAX_EVENT_BYTES:
             raise PayloadTooLarge(f"data and metadata take {size:,} bytes; the limit is {MAX_EVENT_BYTES:,}")
+
+
+def _checked_time(time: datetime | None) -> datetime:
+    if time is None:
+        return datetime.now(UTC)
+    if not isinstance(time, datetime) or time.tzinfo is None:
+        raise InvalidEvent("created_at must be a datetime with a time zone")
+    try:
+        time.astimezone(UTC)
+    except OverflowError:
+        raise InvalidEvent(f"created_at is out of range in UTC: {time!r}") from None
+    return time
 
 
 def _checked_tags(tags: Iterable[str]) -> tuple[str, ...]:

@@ -69,8 +69,7 @@ class Feed:
     def __init__(self, database: Database, signals: Signals, settings: Settings) -> None:
         self._database, self._signals, self._settings = database, signals, settings
         self._taps: set[Tap] = set()
-        self._wake = asyncio.Event()
-        self._attaching = asyncio.Lock()
+        self._wake, self._attaching = asyncio.Event(), asyncio.Lock()
         self._tasks = Tasks()
         self._forget: list[Callable[[], None]] = []
         self.position: int | None = None
@@ -79,6 +78,7 @@ class Feed:
 
     async def start(self, _dsn: str, _schema: str) -> None:
         """Begin to follow the log, in the background."""
+        self._wake, self._attaching = asyncio.Event(), asyncio.Lock()  # of this event loop
         self._forget = [self._signals.on_wake(self._wake.set), self._database.on_lost(self._cut_all)]
         self._tasks.supervise("feed", self._run, most=1.0)
 
@@ -147,6 +147,8 @@ class Feed:
                     self._taps.discard(tap)
                     break
             tap.scanned = max(tap.scanned, page.scanned)
+        if not self._taps:
+            self.position = None
         self.moments.reach("read", page)
 
     def _cut_all(self) -> None:
@@ -217,6 +219,10 @@ class Follower:
             self.close()
             self._position = self.returned
             raise
+
+    def settled(self, position: int) -> None:
+        """Take note of a stored checkpoint: its commit has made every position below it safe to resume from."""
+        self.returned = max(self.returned, position)
 
     def close(self) -> None:
         """Leave the feed."""

@@ -38,16 +38,18 @@ _SQL = Path(__file__).parent / "sql"
 
 def check_schema_name(schema: str) -> str:
     """Return *schema* if Postgres can hold it as a name of its own (`ConfigurationError` otherwise)."""
-    if not schema or len(schema.encode("utf-8", "replace")) > 63 or "\0" in schema:
-        raise ConfigurationError(f"schema name {schema!r} must have 1 to 63 bytes")
+    if not isinstance(schema, str) or not re.fullmatch(r"\w[\w -]*", schema) or len(schema.encode()) > 63:
+        raise ConfigurationError(
+            f"schema name {schema!r} must have 1 to 63 bytes of letters, digits, underscores, hyphens and spaces"
+        )
     if schema.startswith("pg_") or schema == "information_schema":
         raise ConfigurationError(f"schema name {schema!r} is reserved by Postgres")
     return schema
 
 
 def quoted(schema: str) -> str:
-    """Return *schema* as a quoted SQL identifier."""
-    return '"' + schema.replace('"', '""') + '"'
+    """Return *schema*, if `check_schema_name` lets it pass, as a quoted SQL identifier."""
+    return f'"{check_schema_name(schema)}"'
 
 
 def signal_channel(schema: str) -> str:
@@ -57,10 +59,8 @@ def signal_channel(schema: str) -> str:
 
 def function_source(name: str, schema: str) -> str:
     """Return the SQL that creates the function *name* (a file under ``eventstore/sql``) in *schema*."""
-    names = {"@schema@": quoted(schema), "@schema_literal@": "'" + schema.replace("'", "''") + "'"}
+    names = {"@schema@": quoted(schema), "@schema_literal@": f"'{schema}'"}
     text = (_SQL / f"{name}.sql").read_text(encoding="utf-8")
-    # "'@schema@.x'" stands inside a literal, where a quote in the name has to be doubled as well.
-    text = text.replace("'@schema@.", "'" + quoted(schema).replace("'", "''") + ".")
     return re.sub("|".join(names), lambda found: names[found[0]], text)
 
 

@@ -48,6 +48,7 @@ __all__ = [
     "Selector",
     "Stream",
     "Tags",
+    "check_selector",
     "dump",
     "load",
 ]
@@ -156,8 +157,11 @@ class _Base(BaseModel):
     def __hash__(self) -> int:
         return hash(self._text)
 
+    def __copy__(self) -> Any:
+        # Without what was compiled: model_copy(update=…) changes fields after it.
+        return load(self._text)
+
     def __reduce__(self) -> tuple[Any, ...]:
-        # Closures cannot be pickled.
         return load, (self._text,)
 
 
@@ -332,6 +336,15 @@ Or.model_rebuild()
 _adapter: TypeAdapter[Selector] = TypeAdapter(Selector)
 
 
+def check_selector(selector: object) -> Selector:
+    """Return *selector* if it is one (`InvalidSelector`)."""
+    if not isinstance(selector, (All, Stream, EventType, Tags, EventPattern, EventPayload, And, Or)):
+        raise InvalidSelector(
+            f"a selector is All(), Stream(…), EventType(…) or the like, not {type(selector).__name__}"
+        )
+    return selector
+
+
 def dump(selector: Selector) -> str:
     """Return *selector* as canonical compact JSON: equal selectors give equal text."""
     return selector._text
@@ -449,9 +462,9 @@ def _decimal(number: Any) -> Any:
     return int(Decimal(repr(number)))
 
 
-def _json_type(value: Any) -> type | None:
+def _json_type(value: Any) -> type:
     kind = type(value)
-    return None if value is _MISSING else float if kind is int else kind
+    return float if kind is int else kind
 
 
 def _equal_to(operand: Any) -> Check:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import signal
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from eventstore.errors import DatabaseUnavailable
 
-__all__ = ["Backoff", "Moments", "Tasks", "set_within"]
+__all__ = ["Backoff", "Moments", "Tasks", "on_sigterm", "set_within", "to_its_end"]
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,47 @@ async def set_within(event: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+async def to_its_end(work: Coroutine[Any, Any, object]) -> None:
+    """Await *work* also while this task is being cancelled; the cancellation is raised once it has ended."""
+    task, cancelled = asyncio.ensure_future(work), False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
+    task.result()
+
+
+_at_sigterm: list[Callable[[], None]] = []
+
+
+@contextmanager
+def on_sigterm(callback: Callable[[], None]) -> Iterator[None]:
+    """Call *callback* at SIGTERM instead of what was set before; that is restored when the last such block ends.
+
+    (Except for a handler set with ``loop.add_signal_handler``, which asyncio does not give out.) Does nothing where
+    signals cannot be handled: on Windows, and in other threads than the main one.
+    """
+    loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
+    try:
+        if not _at_sigterm:
+            loop.add_signal_handler(signal.SIGTERM, lambda: [each() for each in _at_sigterm])
+    except (NotImplementedError, RuntimeError, ValueError):
+        yield
+        return
+    _at_sigterm.append(callback)
+    try:
+        yield
+    finally:
+        _at_sigterm.remove(callback)
+        if not _at_sigterm:
+            loop.remove_signal_handler(signal.SIGTERM)
+            if before is not None:
+                signal.signal(signal.SIGTERM, before)
 
 
 class Backoff:

@@ -52,6 +52,7 @@ class Signals:
     async def start(self, dsn: str, schema: str) -> None:
         """Begin to listen (in the background: a node works without) and to notify."""
         self._dsn, self._channel = dsn, signal_channel(schema)
+        self._pending = asyncio.Event()  # of this event loop: a store may be opened in one after another
         if self._settings.listen:
             self._tasks.supervise("listener", self._listen)
         self._tasks.supervise("notifier", self._notify)
@@ -100,9 +101,12 @@ class Signals:
         self._pending.clear()
         try:
             with mapped_errors():
-                await self._notifier.execute("select pg_notify($1, $2)", self._channel, self._node)
-        except BaseException:
+                async with asyncio.timeout(HEARD_WITHIN):
+                    await self._notifier.execute("select pg_notify($1, $2)", self._channel, self._node)
+        except BaseException as error:
             self._pending.set()
+            if isinstance(error, DatabaseUnavailable):  # which a time-out is as well, by mapped_errors
+                self._notifier.terminate()
             raise
 
     async def _listen(self, healthy: Callable[[], None]) -> None:
@@ -119,7 +123,8 @@ class Signals:
         try:
             connection.add_termination_listener(lambda _: ended.set())
             with mapped_errors():
-                await connection.add_listener(self._channel, hear)
+                async with asyncio.timeout(self._settings.connect_timeout):
+                    await connection.add_listener(self._channel, hear)
             self.listening = True
             healthy()
             # Whatever was signalled while nobody listened is found by reading.
@@ -138,7 +143,9 @@ class Signals:
                 raise DatabaseUnavailable("the listening connection was lost")
             heard.clear()
             self._pending.set()
-            if not await set_within(heard, HEARD_WITHIN):
+            if not await set_within(heard, HEARD_WITHIN + 1):
+                if self._notifier is not None:
+                    self._notifier.terminate()  # either end may be the deaf one
                 raise DatabaseUnavailable(
                     "this node does not hear its own signal; it lives on polling. Behind a pooler in transaction "
                     "mode set listen_dsn to a direct DSN, or listen=False"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from os import PathLike, getpid
 from typing import Literal, Self
@@ -15,12 +14,12 @@ from uuid import uuid4
 
 from eventstore import schema as schemas
 from eventstore.database import Connection, Database
-from eventstore.errors import AlreadyStarted, ConfigurationError, DatabaseUnavailable
+from eventstore.errors import AlreadyStarted, ConfigurationError, DatabaseUnavailable, TransactionConflict
 from eventstore.events import ANY, AppendResult, Event, NewEvent, check_stream_name
 from eventstore.feed import Feed, Follower
 from eventstore.log import append as appending
 from eventstore.log import read as reading
-from eventstore.selectors import All, Selector
+from eventstore.selectors import All, Selector, check_selector
 from eventstore.service import Backoff, set_within
 from eventstore.settings import Settings
 from eventstore.signals import Signals
@@ -29,6 +28,9 @@ from eventstore.subscriptions.model import After, Handler, Subscription
 from eventstore.subscriptions.pool import Pools
 
 __all__ = ["EventStore"]
+
+CONTROL_CONNECTIONS = 3
+"""Connections kept for the lease, checkpoints and the feed, beside those of `Settings.connections`."""
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +69,14 @@ class EventStore:
         self._handlers: dict[str, Handler] = {}
         self._declared: dict[str, tuple[Selector, int, After]] = {}
         self._running: AsyncExitStack | None = None
-        self._database = Database(self.settings)
+        self._database = Database(self.settings, self.settings.connections)
+        # The lease and the feed have connections of their own: appends that wait for a lock must not stop them.
+        self._control = Database(self.settings, CONTROL_CONNECTIONS)
         self._signals = Signals(uuid4(), self.settings)
-        self._feed = Feed(self._database, self._signals, self.settings)
+        self._feed = Feed(self._control, self._signals, self.settings)
         self._ledger = Ledger(self._database)
         self._pools = Pools(
-            self._database, self._ledger, self._feed, self.node_name, self.settings, self._signals.jittered
+            self._database, self._control, self._feed, self.node_name, self.settings, self._signals.jittered
         )
         self.place(dsn, data_dir=data_dir)
 
@@ -119,10 +123,9 @@ class EventStore:
     async def _start(self, started: AsyncExitStack) -> None:
         """The start order; stopping is its reverse."""
         dsn = self._dsn or await self._start_embedded(started)
-        for part in (self._database, self._signals, self._feed):
+        for part in (self._database, self._control, self._signals, self._feed, self._pools):
             await part.start(dsn, self.schema)
             started.push_async_callback(part.stop)
-        started.push_async_callback(self._pools.stop)
 
     async def _start_embedded(self, started: AsyncExitStack) -> str:
         from eventstore.embedded import EmbeddedPostgres
@@ -233,7 +236,7 @@ class EventStore:
         """
         return reading.Reading(
             self._database,
-            selector or All(),
+            All() if selector is None else check_selector(selector),
             after=after,
             before=before,
             since=since,
@@ -254,6 +257,7 @@ class EventStore:
         Raises:
             TimeoutError: *timeout* seconds passed.
         """
+        reading.check_position("position", position)
         woken = asyncio.Event()
         forget = self._signals.on_wake(woken.set)
         backoff = Backoff(0.001, 0.05)
@@ -287,8 +291,11 @@ class EventStore:
         ``"current"`` is fixed on entering: what is appended from then on is delivered. Nothing is stored; the next
         listener begins anew. A lost connection is waited out and nothing is missed.
         """
+        if after != "current":
+            reading.check_position("after", after)
+        chosen = All() if selector is None else check_selector(selector)
         start = await self._last_position() if after == "current" else after
-        follower = Follower(self._feed, self._database, self.settings, selector or All(), start)
+        follower = Follower(self._feed, self._database, self.settings, chosen, start)
         try:
             yield self._followed(follower)
         finally:
@@ -299,7 +306,7 @@ class EventStore:
         while True:
             try:
                 events = await follower.next()
-            except DatabaseUnavailable as error:
+            except (DatabaseUnavailable, TransactionConflict) as error:
                 log.warning("listening: %s; trying again", error)
                 await asyncio.sleep(backoff.next())
                 continue
@@ -347,6 +354,8 @@ class EventStore:
         """
 
         def register(function: Handler) -> Handler:
+            if self._pools.active:
+                raise AlreadyStarted(f"register the handler of {name!r} before run()")
             if name in self._handlers:
                 raise AlreadyStarted(f"subscription {name!r} has a handler already")
             if not asyncio.iscoroutinefunction(function):
@@ -374,24 +383,10 @@ class EventStore:
         """
         if not self._handlers:
             raise ConfigurationError("nothing to run: register a handler first, @store.handler(name)")
+        await self._pools.run(dict(self._handlers), self._declare)
+
+    async def _declare(self) -> None:
         for name, (selector, pool_size, after) in self._declared.items():
             await self.subscribe(name, selector, pool_size=pool_size, after=after)
         for name in self._handlers:
             await self._ledger.get(name)
-        with _on_sigterm(self._pools.drain):
-            await self._pools.run(dict(self._handlers))
-
-
-@contextmanager
-def _on_sigterm(callback: Callable[[], None]) -> Iterator[None]:
-    """Call *callback* at SIGTERM; does nothing where signals cannot be handled (another thread, Windows)."""
-    loop = asyncio.get_running_loop()
-    try:
-        loop.add_signal_handler(signal.SIGTERM, callback)
-    except (NotImplementedError, RuntimeError, ValueError):
-        yield
-        return
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGTERM)

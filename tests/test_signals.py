@@ -139,12 +139,14 @@ async def test_killing_the_listening_connection_again_and_again_loses_nothing(
 async def test_a_node_uses_one_listening_connection_and_opens_the_notifier_on_first_use(
     store: EventStore, sql: asyncpg.Connection
 ) -> None:
-    query = (
-        "select application_name from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
-    )
+    query = "select application_name from pg_stat_activity where application_name ~ 'listener|notifier' order by 1"
     if not store._signals.listening:
         await store._signals.moments.next("listening")
-    assert sorted(row[0] for row in await sql.fetch(query)) == ["eventstore", "eventstore listener"]
+    assert [row[0] for row in await sql.fetch(query)] == ["eventstore listener"]
+    notified = store._signals.moments.next("notified")
+    await store.append("s", [NewEvent(type="A")])
+    await notified
+    assert [row[0] for row in await sql.fetch(query)] == ["eventstore listener", "eventstore notifier"]
 
 
 async def test_forged_signals_change_nothing(store: EventStore, sql: asyncpg.Connection) -> None:

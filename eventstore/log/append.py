@@ -44,9 +44,12 @@ async def append_known(database: Database, streams: Sequence[str], events: Seque
     Raises:
         DuplicateEventId: an id is stored with other content; nothing of the batch is written.
     """
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(streams), 1)}
-    for name in numbers:
+    _check_events(events)
+    if len(streams) != len(events):
+        raise InvalidEvent(f"{len(events)} events need as many streams, not {len(streams)}")
+    for name in streams:
         check_stream_name(name)
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(streams), 1)}
     arrays = event_arrays(events, [numbers[name] for name in streams])
     rows = await _outside(database, (list(numbers), [int(ANY)] * len(numbers), *arrays), skip_known=True)
     return sum(row["version"] - row["first_version"] + 1 for row in rows)
@@ -66,19 +69,23 @@ def event_arrays(events: Sequence[NewEvent], stream_numbers: list[int]) -> tuple
 
 
 def _check(events: Sequence[NewEvent], expected: int) -> None:
+    _check_events(events)
+    if len(events) > MAX_EVENTS:
+        raise InvalidEvent(f"an append takes at most {MAX_EVENTS} events, this has {len(events)}")
+    if isinstance(expected, bool) or not isinstance(expected, int) or not min(Expected) <= expected < 1 << 63:
+        raise InvalidEvent(f"expected must be ANY, NO_STREAM, STREAM_EXISTS or a version, not {expected!r}")
+
+
+def _check_events(events: Sequence[NewEvent]) -> None:
     if isinstance(events, NewEvent) or not isinstance(events, Sequence):
         raise InvalidEvent("events must be a list of NewEvent")
     if not events:
         raise InvalidEvent("an append needs at least one event")
-    if len(events) > MAX_EVENTS:
-        raise InvalidEvent(f"an append takes at most {MAX_EVENTS} events, this has {len(events)}")
     for event in events:
         if not isinstance(event, NewEvent):
             raise InvalidEvent(f"events must be NewEvent, not {type(event).__name__}")
     if len({event.id for event in events}) < len(events):
         raise InvalidEvent("an event id stands twice in one append")
-    if isinstance(expected, bool) or not isinstance(expected, int) or expected < min(Expected):
-        raise InvalidEvent(f"expected must be ANY, NO_STREAM, STREAM_EXISTS or a version, not {expected!r}")
 
 
 async def _outside(database: Database, arguments: Sequence[Any], skip_known: bool = False) -> list[asyncpg.Record]:

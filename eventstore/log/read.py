@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import asyncpg
 
@@ -103,7 +103,7 @@ async def head(database: Database) -> int:
     return int(await database.value("head"))
 
 
-async def read_stream(
+def read_stream(
     database: Database,
     stream: str,
     *,
@@ -113,9 +113,21 @@ async def read_stream(
     limit: int | None,
     page_size: int,
 ) -> AsyncIterator[Event]:
-    """Yield one stream's events by version; see `EventStore.read`."""
+    """Return one stream's events by version; see `EventStore.read`."""
     check_stream_name(stream)
     _check_bounds(after, before, limit)
+    return _stream_events(database, stream, after, before, backwards, limit, page_size)
+
+
+async def _stream_events(
+    database: Database,
+    stream: str,
+    after: int,
+    before: int | None,
+    backwards: bool,
+    limit: int | None,
+    page_size: int,
+) -> AsyncIterator[Event]:
     left = limit
     while left is None or left > 0:
         size = page_size if left is None else min(page_size, left)
@@ -153,8 +165,8 @@ class Reading:
     ) -> None:
         _check_bounds(after, before, limit)
         for name, time in (("since", since), ("until", until)):
-            if time is not None and time.tzinfo is None:
-                raise ConfigurationError(f"{name} needs a time zone")
+            if time is not None:
+                check_time(name, time)
         self._database, self._selector = database, selector
         self._after, self._before, self._since, self._until = after, before, since, until
         self._backwards, self._limit = backwards, limit
@@ -201,5 +213,21 @@ class Reading:
 
 def _check_bounds(after: int, before: int | None, limit: int | None) -> None:
     for name, value in (("after", after), ("before", before), ("limit", limit)):
-        if value is not None and (type(value) is not int or not 0 <= value < 1 << 63):
-            raise ConfigurationError(f"{name} must be a whole number from 0 to 2^63 - 1, not {value!r}")
+        if value is not None or name == "after":
+            check_position(name, value)
+
+
+def check_position(name: str, value: object) -> None:
+    """Refuse what is no position, version or count (`ConfigurationError`)."""
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ConfigurationError(f"{name} must be a whole number from 0 to 2^63 - 1, not {value!r}")
+
+
+def check_time(name: str, value: object) -> None:
+    """Refuse a time without a zone, or one that Postgres cannot hold in UTC (`ConfigurationError`)."""
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        raise ConfigurationError(f"{name} must be a datetime with a time zone, not {value!r}")
+    try:
+        value.astimezone(UTC)
+    except OverflowError:
+        raise ConfigurationError(f"{name} is out of range in UTC: {value!r}") from None

@@ -29,7 +29,13 @@ begin
             raise exception 'an event has no field %', quote_literal(v_unknown) using errcode = 'ES003';
         end if;
         if exists (select from json_array_elements(events) e(event)
-                    where json_typeof(e.event -> 'tags') not in ('array', 'null')) then
+                    where json_typeof(e.event -> 'tags') not in ('array', 'null')
+                       or json_typeof(e.event -> 'type') <> 'string') then
+            raise exception 'type must be a string, tags an array of strings' using errcode = 'ES003';
+        end if;
+        if exists (select from json_array_elements(events) e(event)
+                    cross join json_array_elements(nullif((e.event -> 'tags')::text, 'null')::json) t(tag)
+                    where json_typeof(t.tag) <> 'string') then
             raise exception 'tags must be an array of strings' using errcode = 'ES003';
         end if;
         select array_agg(1 order by e.ord) stream_no,
@@ -44,7 +50,7 @@ begin
           into v
           from json_array_elements(events) with ordinality e(event, ord);
     exception when untranslatable_character or invalid_text_representation or datetime_field_overflow
-                   or invalid_datetime_format then
+                   or invalid_datetime_format or invalid_time_zone_displacement_value then
         raise exception '%', sqlerrm using errcode = 'ES003';
     end;
     return query

@@ -28,7 +28,7 @@ set search_path = pg_catalog, @schema@, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    v_versions bigint[] := array_fill(0::bigint, array[cardinality(p_streams)]);
+    v_versions bigint[];
     v_positions bigint[];
     v_known bigint;
     v_row record;
@@ -37,6 +37,7 @@ begin
     perform check_events_v1(p_streams, p_expected, p_stream_no, p_ids, p_types, p_data, p_metadata, p_tags,
                             p_created_at);
 
+    v_versions := array_fill(0::bigint, array[cardinality(p_streams)]);
     for v_row in
         select s.name, s.no from unnest(p_streams) with ordinality s(name, no) order by s.name collate "C"
     loop

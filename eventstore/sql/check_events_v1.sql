@@ -13,7 +13,7 @@ begin
     if n = 0 then
         raise exception 'an append needs at least one event' using errcode = 'ES003';
     end if;
-    if array[cardinality(p_types), cardinality(p_data), cardinality(p_metadata), cardinality(p_tags),
+    if p_streams is null or array[cardinality(p_types), cardinality(p_data), cardinality(p_metadata), cardinality(p_tags),
              cardinality(p_created_at), cardinality(p_stream_no)] is distinct from array_fill(n, array[6])
        or cardinality(p_expected) is distinct from cardinality(p_streams) then
         raise exception 'the arrays of an append must be of one length' using errcode = 'ES003';
@@ -34,7 +34,8 @@ begin
      cross join lateral (select case
            when e.stream_no is null or e.stream_no not between 1 and cardinality(p_streams)
                then 'a stream number names no stream of this append'
-           when e.created_at is null or not isfinite(e.created_at) then 'created_at is null or infinite'
+           when e.created_at is null or not e.created_at between '0001-01-01 00:00Z' and '9999-12-31 23:59:59.999999Z'
+               then 'created_at is null, or not in the years 1 to 9999'
            when e.type is null or e.type = '' or length(e.type) > 512 then 'event types have 1 to 512 characters'
            when e.data is null or e.metadata is null then 'data and metadata must be JSON'
            when json_typeof(e.metadata) <> 'object' then 'metadata must be a JSON object'

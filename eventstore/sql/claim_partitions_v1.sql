@@ -1,6 +1,6 @@
 -- Takes partitions that nobody owns, of the subscriptions named, for a node whose lease is valid; each with a higher
--- epoch, which fences whoever owned it before. Also those the node owns without holding them (it names what it holds):
--- the reply to an earlier claim was lost, or what ran the partition ended.
+-- epoch, which fences whoever owned it before. Also those the node owns already: the reply to an earlier claim was lost,
+-- or what ran the partition ended. Never those it says it holds, which run there, are halted, or have not quite ended.
 --
 -- Nodes whose lease ran out are removed first, which frees what they owned. Their rows are locked for that: a renewal
 -- in progress is skipped and decides for itself, so a node either keeps its lease or finds its row gone.
@@ -27,9 +27,10 @@ begin
         select c.subscription_id, c.partition
           from subscriptions s join checkpoints c on c.subscription_id = s.id
          where s.name = any (p_names) and s.state = 'active'
-           and (c.owner is null or c.owner = p_incarnation and not exists (
+           and (c.owner is null or c.owner = p_incarnation)
+           and not exists (
                    select from unnest(p_held_subscriptions, p_held_partitions) h(subscription_id, partition)
-                    where h.subscription_id = c.subscription_id and h.partition = c.partition))
+                    where h.subscription_id = c.subscription_id and h.partition = c.partition)
          order by c.subscription_id, c.partition
            for update of c skip locked
     ), taken as (

@@ -11,7 +11,7 @@
 -- are drawn during one append.
 --
 -- The result may fall back for a moment (a writer paused between reading last_value and locking), never past an
--- event that a reader could still miss; readers keep the largest they saw.
+-- event that a reader could still miss; readers keep the largest they saw. Never below 0: any role can forge a lock.
 create function @schema@.horizon_v1(out horizon bigint, out last_position bigint)
 language plpgsql volatile security definer
 set search_path = pg_catalog, @schema@, pg_temp
@@ -28,8 +28,8 @@ begin
             using errcode = 'ES011', hint = 'Use READ COMMITTED: the rows need a newer snapshot than the horizon.';
     end if;
     select s.last_value into last_position from event_positions s;
-    select least(last_position, min(
-               last_position + ((l.objid::bigint - last_position + 1073741824) & 2147483647) - 1073741824))
+    select greatest(0, least(last_position, min(
+               last_position + ((l.objid::bigint - last_position + 1073741824) & 2147483647) - 1073741824)))
       into horizon
       from pg_locks l
      where l.locktype = 'advisory' and l.classid = sequence_oid and l.objsubid = 2

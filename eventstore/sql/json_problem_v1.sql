@@ -18,7 +18,7 @@ begin
     end if;
     if length(value) <= 128 and value !~ '[eE]' then
         return null;
-    elsif value !~ '[0-9][eE][-+]?[0-9]{3}|[0-9]{255}'
+    elsif value !~ '[0-9][eE][-+]?[0-9]|[0-9]{255}'
           and length(value) - length(translate(value, '[{', '')) <= 64 then
         return null;
     end if;

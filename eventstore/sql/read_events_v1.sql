@@ -38,8 +38,8 @@ begin
     v_high := least(v_horizon, p_before - 1);
     if p_backwards then
         v_low := greatest(v_low, v_high - p_window);
-    else
-        v_high := least(v_high, v_low + p_window);
+    elsif v_high - p_window > v_low then
+        v_high := v_low + p_window;
     end if;
     -- A statement of its own, after the horizon was read: its snapshot sees every append at or below it.
     return query execute

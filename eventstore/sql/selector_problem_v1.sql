@@ -27,7 +27,8 @@ begin
     elsif depth > 64 then
         return 'nested deeper than 64';
     end if;
-    v_unknown := (select min(k.key) from jsonb_object_keys(selector) k(key) where k.key <> all (v_fields || 'kind'::text));
+    v_unknown := (select min(k.key) from jsonb_object_keys(selector) k(key)
+                   where k.key <> all (v_fields || 'kind'::text));
     if v_unknown is not null then
         return v_kind || ' has no field ' || v_unknown;
     elsif v_kind = 'stream' or selector ? 'glob' then

@@ -7,7 +7,7 @@ import logging
 
 import asyncpg
 
-from eventstore.errors import DatabaseUnavailable
+from eventstore.errors import DatabaseUnavailable, TransactionConflict
 from eventstore.events import Event
 from eventstore.feed import Follower
 from eventstore.service import Backoff, Moments, set_within
@@ -52,6 +52,10 @@ class Emitter:
         """Whether the history is read and new events come from the feed."""
         return self._follower.live
 
+    def settled(self, position: int) -> None:
+        """Take note that the checkpoint is stored."""
+        self._follower.settled(position)
+
     def stop(self) -> None:
         """End after the event that is being handled."""
         self._stopping.set()
@@ -63,7 +67,7 @@ class Emitter:
             while not self._stopping.is_set():
                 try:
                     events = await self._fetch()
-                except (DatabaseUnavailable, asyncpg.PostgresError) as error:
+                except (DatabaseUnavailable, TransactionConflict, asyncpg.PostgresError) as error:
                     log.warning("%s: %s; trying again", self.claim.name, error)
                     await set_within(self._stopping, backoff.next())
                     continue
@@ -98,8 +102,7 @@ class Emitter:
             try:
                 await self._handler(event, Delivery(self.claim.name, self.claim.partition, self.claim.epoch, attempt))
             except (Exception, asyncio.CancelledError) as error:
-                if _cancelled():
-                    raise
+                _raise_if_cancelled()
                 delay = backoff.next()
                 log.exception(
                     "handler of %r failed at position %d (attempt %d); again in %.1f s",
@@ -108,12 +111,14 @@ class Emitter:
                 self.moments.reach("failed", error)
                 await set_within(self._stopping, delay)
             else:
+                _raise_if_cancelled()
                 self.moments.reach("handled", event)
                 return True
         return False
 
 
-def _cancelled() -> bool:
-    """Whether this emitter is being cancelled, rather than something its handler awaited."""
+def _raise_if_cancelled() -> None:
+    """Go on with a cancellation of this emitter, whatever its handler made of it: swallowed or another error."""
     task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    if task is not None and task.cancelling() > 0:
+        raise asyncio.CancelledError

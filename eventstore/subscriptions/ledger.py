@@ -10,9 +10,9 @@ from uuid import UUID
 
 import asyncpg
 
-from eventstore.database import Database
+from eventstore.database import Connection, Database
 from eventstore.errors import SubscriptionExists, SubscriptionNotFound
-from eventstore.selectors import Selector, dump, load
+from eventstore.selectors import Selector, check_selector, dump, load
 from eventstore.subscriptions.model import (
     After,
     Claim,
@@ -51,6 +51,7 @@ class Ledger:
             ConfigurationError: a value is out of range, or *after* lies beyond the log or in the future.
         """
         check_subscription(name, after, pool_size)
+        check_selector(selector)
         row = (
             await self._database.rows(
                 "create_subscription_v1",
@@ -96,7 +97,7 @@ class Ledger:
         await self._database.rows("leave_node_v1", node)
 
     async def claim(self, node: UUID, names: Sequence[str], held: Iterable[tuple[int, int]] = ()) -> Claims:
-        """Take the free partitions of the subscriptions *names*, and those owned but not *held* (by `Claim.key`).
+        """Take the free partitions of the subscriptions *names*, except those *held* (by `Claim.key`).
 
         Raises:
             LeaseLost: the node's lease ran out.
@@ -107,13 +108,16 @@ class Ledger:
         )
         return [_claim(row, node) for row in rows]
 
-    async def settle(self, node: UUID, positions: Sequence[tuple[Claim, int]]) -> set[tuple[int, int]]:
+    async def settle(
+        self, node: UUID, positions: Sequence[tuple[Claim, int]], on: Connection | None = None
+    ) -> set[tuple[int, int]]:
         """Move checkpoints forward; returns the keys of the claims that were still held, the others are lost."""
         rows = await self._database.rows(
             "settle_partitions_v1",
             node,
-            *_keys([c for c, _ in positions]),
+            *_keys([claim for claim, _ in positions]),
             [position for _, position in positions],
+            on=on,
         )
         return {(row["subscription_id"], row["partition"]) for row in rows}
 

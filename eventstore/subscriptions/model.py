@@ -11,7 +11,7 @@ from uuid import UUID
 from eventstore.codec import check_text
 from eventstore.errors import CheckpointAheadOfLog, ConfigurationError, InvalidEvent
 from eventstore.events import Event
-from eventstore.log.read import Share
+from eventstore.log.read import Share, check_time
 from eventstore.selectors import Selector
 
 __all__ = [
@@ -140,8 +140,7 @@ def check_subscription(name: str, after: After, pool_size: int) -> None:
     if type(pool_size) is not int or not 1 <= pool_size <= MAX_POOL_SIZE:
         raise ConfigurationError(f"pool_size must be between 1 and {MAX_POOL_SIZE}, not {pool_size!r}")
     if isinstance(after, datetime):
-        if after.tzinfo is None:
-            raise ConfigurationError("after needs a time zone")
+        check_time("after", after)
     elif after != "current" and (type(after) is not int or not 0 <= after < 1 << 63):
         raise ConfigurationError(f"after must be a position, 'current' or a datetime, not {after!r}")
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from uuid import UUID, uuid4
 
 from eventstore.database import Database
-from eventstore.errors import AlreadyStarted, CheckpointAheadOfLog, DatabaseUnavailable, LeaseLost
+from eventstore.errors import AlreadyStarted, CheckpointAheadOfLog, DatabaseUnavailable, EventStoreError, LeaseLost
 from eventstore.feed import Feed, Follower
-from eventstore.service import Moments, Tasks
+from eventstore.service import Moments, Tasks, on_sigterm
 from eventstore.settings import Settings
 from eventstore.subscriptions.emitter import Emitter
 from eventstore.subscriptions.ledger import Ledger
@@ -25,6 +25,12 @@ from eventstore.subscriptions.model import Claim, Handler
 __all__ = ["Pools"]
 
 log = logging.getLogger(__name__)
+
+CANCELLED_WITHIN = 2.0
+"""Seconds a handler may take to end when it is cancelled."""
+
+LEAVE_WITHIN = 5.0
+"""Seconds the last settlement may take."""
 
 SCANNED_EVERY = 5.0
 """Seconds between checkpoints that only record how far a partition looked without finding anything."""
@@ -35,31 +41,37 @@ class Pools:
 
     Attributes:
         moments: ``claimed``, ``lost`` and ``halted`` (with the claim), ``settled`` (with how many checkpoints),
-            ``draining``, and those of the emitters.
+            ``renewed``, ``draining``, and those of the emitters.
         halted: the partitions that stopped with an error only an operator can cure, by subscription and number.
     """
 
     def __init__(
         self,
         database: Database,
-        ledger: Ledger,
+        control: Database,
         feed: Feed,
         node_name: str,
         settings: Settings,
         jittered: Callable[[float], float],
     ) -> None:
-        self._database, self._ledger, self._feed = database, ledger, feed
+        self._database, self._control, self._feed = database, control, feed
+        self._ledger = Ledger(control)
         self._node_name, self._settings, self._jittered = node_name, settings, jittered
         self._handlers: Mapping[str, Handler] = {}
         self._active = self._ending = False
         self._running: dict[tuple[int, int], _Running] = {}
-        self._draining, self._ended = asyncio.Event(), asyncio.Event()
-        self._ended.set()
+        self._closed = False
+        self._new_events()
         self._node: UUID | None = None
-        self._registered = asyncio.Event()
+        self._lost: dict[asyncio.Task[None], Claim] = {}
         self._halted: set[tuple[int, int]] = set()
         self.moments = Moments()
         self.halted: dict[tuple[str, int], BaseException] = {}
+
+    @property
+    def active(self) -> bool:
+        """Whether `run` is under way."""
+        return self._active
 
     @property
     def emitters(self) -> list[Emitter]:
@@ -70,13 +82,23 @@ class Pools:
         """Let `run` end: handlers finish what they have in hand, it is settled, and everything is given back."""
         self._draining.set()
 
+    def _new_events(self) -> None:
+        self._draining, self._ended, self._registered = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._ended.set()
+
+    async def start(self, _dsn: str, _schema: str) -> None:
+        """Let `run` be called."""
+        self._new_events()  # of this event loop
+        self._closed = False
+
     async def stop(self) -> None:
-        """Drain, and wait until `run` has ended."""
+        """Drain, and wait until `run` has ended; a `run` that has not begun ends at once."""
+        self._closed = True
         self.drain()
         await self._ended.wait()
 
-    async def run(self, handlers: Mapping[str, Handler]) -> None:
-        """Claim and emit until drained.
+    async def run(self, handlers: Mapping[str, Handler], prepare: Callable[[], Awaitable[None]]) -> None:
+        """Await *prepare*, then claim and emit until drained. SIGTERM drains.
 
         Cancelled, it settles what is handled and does not wait for handlers.
 
@@ -85,13 +107,18 @@ class Pools:
         """
         if self._active:
             raise AlreadyStarted("the emitters of this store run already")
-        self._active, self._handlers = True, handlers
-        self._ending = False
+        if self._closed:
+            return
+        self._active, self._ending, self._handlers = True, False, handlers
         self._draining.clear()
         self._ended.clear()
         tasks, claims = Tasks(), Tasks()
         async with AsyncExitStack() as closing:
             closing.callback(self._end)
+            closing.enter_context(on_sigterm(self.drain))
+            await prepare()
+            if self._draining.is_set():
+                return
             closing.push_async_callback(tasks.stop)
             closing.push_async_callback(self._leave)
             closing.push_async_callback(self._stop_emitters, 0)
@@ -105,6 +132,7 @@ class Pools:
 
     def _end(self) -> None:
         self._active = False
+        self._halted.clear()
         self._ended.set()
 
     async def _hold_lease(self, healthy: Callable[[], None]) -> None:
@@ -114,11 +142,13 @@ class Pools:
             asked = loop.time()
             await self._ledger.register(node, self._node_name, ttl)
             self._node = node
+            self._halted.clear()
             self._registered.set()
             while True:
                 await asyncio.sleep(min(self._jittered(ttl / 3), max(0.0, asked + ttl - loop.time())))
                 asked = await self._renewed(node, asked)
                 healthy()
+                self.moments.reach("renewed")
         except Exception:
             self._registered.clear()
             self._lose(list(self._running.values()))
@@ -161,7 +191,7 @@ class Pools:
         node = self._node
         assert node is not None
         try:
-            held = self._running.keys() | self._halted
+            held = self._running.keys() | self._halted | {lost.key for lost in self._lost.values()}
             claims = await self._ledger.claim(node, list(self._handlers), held)
         except LeaseLost as error:
             # The lease task finds out by itself and registers anew.
@@ -177,6 +207,7 @@ class Pools:
         except CheckpointAheadOfLog as error:
             self._halt(claim, error)
             return
+        self.halted.pop((claim.name, claim.partition), None)
         follower = Follower(self._feed, self._database, self._settings, claim.selector, claim.checkpoint, claim.share)
         emitter = Emitter(claim, self._handlers[claim.name], follower, self._settings, self.moments)
         task = asyncio.get_running_loop().create_task(emitter.run(), name=f"emitter {claim.name}/{claim.partition}")
@@ -186,9 +217,14 @@ class Pools:
         self.moments.reach("claimed", claim)
 
     def _note_end(self, claim: Claim, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
+        self._lost.pop(task, None)
+        error = None if task.cancelled() else task.exception()
+        running = self._running.get(claim.key)
+        if running is None or running.task is not task:
+            return  # lost before; how it ended is no matter
+        if error is not None:
             self._halt(claim, error)
-        elif (running := self._running.get(claim.key)) is not None and running.task is task and not self._ending:
+        elif not self._ending:
             # Nobody asked it to end: it is claimed again, from its checkpoint.
             del self._running[claim.key]
 
@@ -207,18 +243,25 @@ class Pools:
 
     async def _settle(self, everything: bool = False) -> None:
         """Write the checkpoints that moved, in one statement; emitters whose claim did not hold are stopped."""
-        now = asyncio.get_running_loop().time()
-        due = [(running, running.due(now, everything)) for running in self._running.values()]
-        moved = [(running, position) for running, position in due if position is not None]
-        if not moved or self._node is None:
+        if self._node is None or not self._due(everything):
             return
-        claims = [(running.emitter.claim, position) for running, position in moved]
-        held = await self._ledger.settle(self._node, claims)
+        async with self._control.acquire() as connection:
+            # Taken on the connection that stores them: had the server crashed in between, the connection would be
+            # gone as well, and with it positions that only looked at appends which never committed.
+            moved = self._due(everything)
+            claims = [(running.emitter.claim, position) for running, position in moved]
+            held = await self._ledger.settle(self._node, claims, on=connection)
+        now = asyncio.get_running_loop().time()
         for running, position in moved:
             if running.emitter.claim.key in held:
-                running.settled, running.settled_at = position, now
+                running.note(position, now)
         self.moments.reach("settled", len(held))
         self._lose([running for running, _ in moved if running.emitter.claim.key not in held])
+
+    def _due(self, everything: bool) -> list[tuple[_Running, int]]:
+        now = asyncio.get_running_loop().time()
+        due = [(running, running.due(now, everything)) for running in self._running.values()]
+        return [(running, position) for running, position in due if position is not None]
 
     def _lose(self, running: list[_Running]) -> None:
         """Stop emitters whose partitions belong to others now, in the middle of a handler if need be."""
@@ -226,6 +269,10 @@ class Pools:
             claim = lost.emitter.claim
             if self._running.get(claim.key) is lost:
                 del self._running[claim.key]
+            # Until it has ended, which a handler can delay, this node does not claim the partition again.
+            if not lost.task.done():
+                self._lost[lost.task] = claim
+            lost.emitter.stop()
             lost.task.cancel()
             log.warning("lost %s, partition %d, epoch %d", claim.name, claim.partition, claim.epoch)
             self.moments.reach("lost", claim)
@@ -236,19 +283,22 @@ class Pools:
         for emitter in self.emitters:
             emitter.stop()
         self.moments.reach("draining")
-        tasks = [running.task for running in self._running.values()]
+        tasks = {running.task: running.emitter.claim for running in self._running.values()} | self._lost
         if tasks:
             await asyncio.wait(tasks, timeout=grace)
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            _, stuck = await asyncio.wait(tasks, timeout=CANCELLED_WITHIN)
+            for task in stuck:
+                log.error("the handler of %r ignores its cancellation; it is left behind", tasks[task].name)
 
     async def _leave(self) -> None:
         try:
-            await self._settle(everything=True)
-            if self._node is not None:
-                await self._ledger.leave(self._node)
-        except DatabaseUnavailable as error:
+            async with asyncio.timeout(LEAVE_WITHIN):
+                await self._settle(everything=True)
+                if self._node is not None:
+                    await self._ledger.leave(self._node)
+        except (EventStoreError, TimeoutError) as error:
             log.warning("could not settle before leaving: %s; what is unsettled is delivered again", error)
         self._running.clear()
         self._node = None
@@ -261,6 +311,11 @@ class _Running:
         self.emitter, self.task = emitter, task
         self.settled = emitter.claim.checkpoint
         self.settled_at = 0.0
+
+    def note(self, position: int, now: float) -> None:
+        """Take note that the checkpoint is stored."""
+        self.settled, self.settled_at = position, now
+        self.emitter.settled(position)
 
     def due(self, now: float, everything: bool) -> int | None:
         """Return the position to settle, or None if it can wait."""

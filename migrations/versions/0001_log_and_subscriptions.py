@@ -166,7 +166,7 @@ def downgrade() -> None:
     op.execute(
         text(
             "do $$ declare f regprocedure; begin for f in select p.oid from pg_proc p"
-            f" where p.pronamespace = to_regnamespace('{schema.replace(chr(39), chr(39) * 2)}')"
+            f" where p.pronamespace = to_regnamespace('{schema}')"
             " loop execute 'drop function ' || f; end loop; end $$"
         )
     )

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -12,13 +14,14 @@ from eventstore import (
     ANY,
     NO_STREAM,
     STREAM_EXISTS,
+    DatabaseUnavailable,
     DuplicateEventId,
     EventStore,
     InvalidEvent,
     NewEvent,
     WrongExpectedVersion,
 )
-from eventstore.errors import ConfigurationError
+from eventstore.errors import ConfigurationError, OutcomeUnknown
 
 
 def events(*types: str) -> list[NewEvent]:
@@ -224,3 +227,42 @@ async def test_positions_follow_the_order_given_across_streams(store: EventStore
 async def test_an_unopened_store_says_how_to_open_it(db: str) -> None:
     with pytest.raises(ConfigurationError, match="async with"):
         await EventStore(db).append("s", [NewEvent(type="A", id=uuid4())])
+
+
+async def test_an_append_that_says_nothing_happened_is_right(store: EventStore, sql: asyncpg.Connection) -> None:
+    """Backends die under load: whatever is not of unknown outcome is stored if acknowledged, and only then."""
+    outcomes: dict[UUID, BaseException | None] = {}
+
+    async def write(stream: str) -> None:
+        for _ in range(60):
+            event = NewEvent(type="A")
+            try:
+                await store.append(stream, [event])
+                outcomes[event.id] = None
+            except DatabaseUnavailable as error:
+                outcomes[event.id] = error
+
+    writers = asyncio.gather(*(write(f"s{n}") for n in range(4)))
+    kill = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'eventstore'"
+    while not writers.done():
+        await sql.execute(kill)
+        await asyncio.sleep(0.005)
+    await writers
+    stored = {row["id"] for row in await sql.fetch("select id from eventstore.events")}
+    known = {one: error for one, error in outcomes.items() if not isinstance(error, OutcomeUnknown)}
+    assert {one for one, error in known.items() if error is None} == {one for one in known if one in stored}
+
+
+async def test_cancelling_an_append_again_and_again_leaves_the_callers_transaction_usable(
+    store: EventStore, sql: asyncpg.Connection
+) -> None:
+    rng = random.Random(7)
+    for n in range(100):
+        async with sql.transaction():
+            task = asyncio.create_task(store.append(f"s{n}", [NewEvent(type="A")], connection=sql))
+            for _ in range(3):
+                await asyncio.sleep(rng.random() * 0.002)
+                task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            await sql.fetchval("select 1")

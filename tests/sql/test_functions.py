@@ -73,6 +73,12 @@ async def test_an_append_in_sql_signals_inside_its_transaction(sql: asyncpg.Conn
         ('[{"type": "A", "data": ' + "[" * 65 + "]" * 65 + "}]", "ES003"),
         ('[{"type": "A", "data": "' + "x" * (1 << 20) + '"}]', "ES004"),
         ('[{"type": "A", "created_at": "infinity"}]', "ES003"),
+        ('[{"type": "A", "created_at": "20000-01-01"}]', "ES003"),
+        ('[{"type": "A", "created_at": "0044-03-15 BC"}]', "ES003"),
+        ('[{"type": "A", "created_at": "2020-01-01 00:00+99:00"}]', "ES003"),
+        ('[{"type": "A", "data": ' + "9" * 254 + "e99}]", "ES003"),
+        ('[{"type": 5}]', "ES003"),
+        ('[{"type": "A", "tags": [1]}]', "ES003"),
     ],
 )
 async def test_sql_refuses_what_python_refuses(sql: asyncpg.Connection, events: str, state: str) -> None:

@@ -314,17 +314,18 @@ async def test_running_twice_is_refused(store: EventStore) -> None:
 
 
 async def test_a_claim_whose_reply_was_lost_is_made_again(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    inbox, claim = Inbox(), store.subscriptions.claim
+    inbox, ledger = Inbox(), store._pools._ledger
+    claim = ledger.claim
     await store.subscribe("s", All())
     await fill(store, 1)
     handle(store, "s", inbox)
 
     async def lost(*args: Any) -> list[Claim]:
-        monkeypatch.setattr(store.subscriptions, "claim", claim)
+        monkeypatch.setattr(ledger, "claim", claim)
         await claim(*args)
         raise DatabaseUnavailable("the reply was lost")
 
-    monkeypatch.setattr(store.subscriptions, "claim", lost)
+    monkeypatch.setattr(ledger, "claim", lost)
     async with running(store):
         await inbox.has(1)
     assert inbox.deliveries[0].epoch == 2
@@ -345,3 +346,98 @@ async def test_a_handler_that_raises_a_cancellation_of_its_own_is_tried_again(st
     async with running(store):
         await inbox.has(1)
     assert inbox.deliveries[0].attempt == 2
+
+
+@pytest.mark.parametrize("ending", ["swallows", "transforms"])
+async def test_a_partition_taken_away_never_runs_twice_however_its_handler_ends(
+    store: EventStore, sql: asyncpg.Connection, ending: str
+) -> None:
+    epochs: list[int] = []
+    entered = asyncio.Event()
+
+    @store.handler("s", All())
+    async def handler(event: Event, delivery: Delivery) -> None:
+        epochs.append(delivery.epoch)
+        entered.set()
+        if delivery.epoch > 1:
+            return
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.3)  # its successor could claim in this time
+            if ending == "transforms":
+                raise RuntimeError("of another kind") from None
+
+    await fill(store, 5)
+    async with running(store):
+        await asyncio.wait_for(entered.wait(), 30)
+        task = next(iter(store._pools._running.values())).task
+        await sql.execute("delete from eventstore.nodes")
+        await asyncio.wait([task], timeout=30)
+        while len(epochs) < 6:
+            await asyncio.sleep(0.01)
+        assert not store._pools.halted
+    assert epochs == [1, 2, 2, 2, 2, 2]
+
+
+async def test_leaving_the_block_at_any_moment_ends_run(db: str) -> None:
+    for steps in range(12):
+        async with EventStore(db, settings=QUICK) as store:
+            handle(store, "s", Inbox())
+            await store.subscribe("s", All())
+            run = asyncio.create_task(store.run())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+        await asyncio.wait_for(run, 10)
+
+
+async def test_a_second_run_leaves_the_first_its_sigterm(store: EventStore) -> None:
+    handle(store, "s", Inbox())
+    await store.subscribe("s", All())
+    before = signal.getsignal(signal.SIGTERM)
+    claimed = store._pools.moments.next("claimed")
+    run = asyncio.create_task(store.run())
+    await asyncio.wait_for(claimed, 30)
+    with pytest.raises(AlreadyStarted):
+        await store.run()
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(run, 30)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_store_can_be_opened_in_one_event_loop_after_another(db: str) -> None:
+    store = EventStore(db, settings=QUICK)
+
+    async def use() -> None:
+        async with store:
+            async with store.listen() as events:
+                await store.append("s", [NewEvent(type="A")])
+                async with asyncio.timeout(30):
+                    assert (await anext(events)).type == "A"
+            if "s" not in store._handlers:
+                store.handler("s", All())(nothing)
+            claimed = store._pools.moments.next("claimed")
+            async with running(store):
+                await asyncio.wait_for(claimed, 30)
+
+    async def nothing(event: Event, delivery: Delivery) -> None:
+        return None
+
+    for _ in range(2):
+        asyncio.run(use())
+
+
+async def test_appends_that_wait_for_a_lock_do_not_cost_the_lease(db: str, sql: asyncpg.Connection) -> None:
+    inbox = Inbox()
+    async with EventStore(db, settings=replace(QUICK, connections=2, lease_ttl=0.5)) as store:
+        handle(store, "s", inbox)
+        await store.subscribe("s", EventType("B"))
+        async with running(store):
+            async with sql.transaction():
+                await store.append("busy", [NewEvent(type="A")], connection=sql)
+                waiting = [asyncio.create_task(store.append("busy", [NewEvent(type="B")])) for _ in range(6)]
+                for _ in range(4):
+                    await asyncio.wait_for(store._pools.moments.next("renewed"), 10)
+            await asyncio.gather(*waiting)
+            await inbox.has(6)
+    assert {delivery.epoch for delivery in inbox.deliveries} == {1}
