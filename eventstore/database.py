@@ -64,6 +64,7 @@ SQLSTATES: dict[str, Callable[[asyncpg.PostgresError], errors.EventStoreError]] 
     "55P03": _as(errors.TransactionConflict),
     "42501": _as(errors.ConfigurationError),
     "25P02": _as(errors.TransactionConflict),
+    "42704": _as(errors.ConfigurationError),
     "3F000": _as(errors.ConfigurationError),
     "42883": _as(errors.ConfigurationError),
     "42P01": _as(errors.ConfigurationError),
@@ -151,15 +152,16 @@ def _opening(dsn: str) -> Iterator[None]:
         raise errors.ConfigurationError(f"DSN {redacted(dsn)!r} must begin with postgresql://")
     try:
         with mapped_errors():
-            yield
+            try:
+                yield
+            except (asyncpg.exceptions.ClientConfigurationError, ValueError) as error:
+                if isinstance(error, errors.EventStoreError):
+                    raise
+                raise errors.ConfigurationError(f"DSN {redacted(dsn)!r} is malformed: {error}") from None
     except errors.DatabaseUnavailable as error:
-        raise errors.DatabaseUnavailable(f"cannot connect to {redacted(dsn)}: {error.__cause__ or error}") from None
-    except TimeoutError:
-        raise errors.DatabaseUnavailable(f"cannot connect to {redacted(dsn)}: timed out") from None
-    except (asyncpg.exceptions.ClientConfigurationError, ValueError) as error:
-        if isinstance(error, errors.EventStoreError):
-            raise
-        raise errors.ConfigurationError(f"DSN {redacted(dsn)!r} is malformed: {error}") from None
+        cause = error.__cause__ or error
+        reason = "timed out" if isinstance(cause, TimeoutError) else cause
+        raise errors.DatabaseUnavailable(f"cannot connect to {redacted(dsn)}: {reason}") from None
 
 
 class Database:
@@ -180,8 +182,13 @@ class Database:
         for callback in tuple(self._lost):
             callback()
 
-    async def _watch(self, connection: Any) -> None:
+    async def _prepare(self, connection: Any) -> None:
         connection.add_termination_listener(self._connection_lost)
+        # The horizon needs it. Only where the default differs: behind a pooler a setting outlives its session.
+        await connection.execute(
+            "select set_config('default_transaction_isolation', 'read committed', false)"
+            " where current_setting('default_transaction_isolation') <> 'read committed'"
+        )
 
     async def start(self, dsn: str, schema: str) -> None:
         """Open the pool and check that the schema is new enough.
@@ -201,7 +208,7 @@ class Database:
                 max_queries=sys.maxsize,
                 # Calls leave no session state behind, so there is nothing to reset.
                 reset=_nothing,
-                init=self._watch,
+                init=self._prepare,
                 timeout=self._settings.connect_timeout,
                 statement_cache_size=self._settings.statement_cache_size,
                 server_settings={"application_name": "eventstore"},

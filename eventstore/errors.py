@@ -27,6 +27,7 @@ Errors carry their facts as attributes; the message says what to do.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from uuid import UUID
 
@@ -77,9 +78,10 @@ class MigrationRequired(EventStoreError):
 
     def __init__(self, schema: str, found: str | None, required: str) -> None:
         self.schema, self.found, self.required = schema, found, required
-        state = "does not exist" if found is None else f"is at revision {found}"
+        state = "holds no event store" if found is None else f"is at revision {found}"
         super().__init__(
-            f"schema {schema!r} {state}, but revision {required} is required. Run: eventstore migrate --schema {schema}"
+            f"schema {schema!r} {state}, but revision {required} is required. "
+            f"Run: eventstore migrate --schema {shlex.quote(schema)} --dsn …"
         )
 
 

@@ -68,13 +68,27 @@ def migrate(dsn: str, schema: str = DEFAULT_SCHEMA, revision: str = "head") -> N
     """Bring *schema* to *revision*, creating it where it is missing. Blocking; safe to run from many places at once.
 
     Raises:
-        ConfigurationError: the name or DSN is unusable, or PUBLIC may create objects in the schema.
-        DatabaseUnavailable: the database cannot be reached.
+        ConfigurationError: the name or DSN is unusable, the role may not create the schema, PUBLIC may create objects
+            in it, the database is not in UTF-8, or the schema is newer than this package.
+        DatabaseUnavailable: the database cannot be reached, or is read-only.
     """
     from alembic import command
+    from alembic.util import CommandError
+    from sqlalchemy.exc import DBAPIError
 
-    with _config(dsn, check_schema_name(schema)) as config:
-        command.upgrade(config, revision)
+    from eventstore.database import mapped_errors
+
+    try:
+        with _config(dsn, check_schema_name(schema)) as config:
+            command.upgrade(config, revision)
+    except CommandError as error:
+        raise ConfigurationError(
+            f"schema {schema!r} is at a revision that this package does not know; is the package older? ({error})"
+        ) from error
+    except DBAPIError as error:
+        # asyncpg's error lies two wrappers deep; it is the one that has a name.
+        with mapped_errors():
+            raise (error.orig.__cause__ if error.orig else None) or error from None
 
 
 @contextmanager

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from os import PathLike, getpid
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 from uuid import uuid4
 
 from eventstore import schema as schemas
@@ -20,14 +21,20 @@ from eventstore.feed import Feed, Follower
 from eventstore.log import append as appending
 from eventstore.log import read as reading
 from eventstore.selectors import All, Selector, check_selector
-from eventstore.service import Backoff, set_within
+from eventstore.service import Backoff, Tasks, set_within, to_its_end
 from eventstore.settings import Settings
 from eventstore.signals import Signals
 from eventstore.subscriptions.ledger import Ledger
 from eventstore.subscriptions.model import After, Handler, Subscription
 from eventstore.subscriptions.pool import Pools
 
+if TYPE_CHECKING:
+    from eventstore.embedded import EmbeddedPostgres
+
 __all__ = ["EventStore"]
+
+EMBEDDED_CHECKED_EVERY = 5.0
+"""Seconds between looks at the embedded server, if no connection was lost."""
 
 CONTROL_CONNECTIONS = 3
 """Connections kept for the lease, checkpoints and the feed, beside those of `Settings.connections`."""
@@ -134,8 +141,25 @@ class EventStore:
         # First: a start that is cancelled goes on in its thread, and what it started has to be given up.
         started.push_async_callback(asyncio.to_thread, server.stop)
         await asyncio.to_thread(server.start)
+        watching = Tasks()
+        watching.supervise("embedded Postgres", lambda healthy: self._keep_running(server, healthy))
+        started.push_async_callback(watching.stop)
         await self.migrate(server.dsn, schema=self.schema)
         return server.dsn
+
+    async def _keep_running(self, server: EmbeddedPostgres, healthy: Callable[[], None]) -> None:
+        """Start the server again should it be gone together with its supervisor, which restarts it otherwise."""
+        lost = asyncio.Event()
+        forget = self._database.on_lost(lost.set)
+        try:
+            while True:
+                await set_within(lost, EMBEDDED_CHECKED_EVERY)
+                lost.clear()
+                # To its end: a start that goes on in its thread must not come after the stop.
+                await to_its_end(asyncio.to_thread(server.start))
+                healthy()
+        finally:
+            forget()
 
     @staticmethod
     async def migrate(dsn: str, *, schema: str = schemas.DEFAULT_SCHEMA) -> None:
@@ -360,6 +384,10 @@ class EventStore:
                 raise AlreadyStarted(f"subscription {name!r} has a handler already")
             if not asyncio.iscoroutinefunction(function):
                 raise ConfigurationError(f"the handler of {name!r} must be an async function")
+            try:
+                inspect.signature(function).bind(None, None)
+            except TypeError as error:
+                raise ConfigurationError(f"the handler of {name!r} is called with (event, delivery): {error}") from None
             self._handlers[name] = function
             if selector is not None:
                 self._declared[name] = (selector, pool_size, after)

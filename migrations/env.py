@@ -33,6 +33,9 @@ context.config.attributes["schema"] = SCHEMA
 def _prepare(connection: Connection) -> None:
     # Concurrent migrators queue here until the first has committed, then find nothing left to do.
     connection.execute(text("select pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": f"eventstore:{SCHEMA}"})
+    encoding = connection.execute(text("show server_encoding")).scalar()
+    if encoding != "UTF8":
+        raise ConfigurationError(f"the database is encoded in {encoding}; events need one in UTF8")
     connection.execute(text(f"create schema if not exists {quoted(SCHEMA)}"))
     if connection.execute(text("select has_schema_privilege('public', :s, 'create')"), {"s": SCHEMA}).scalar():
         raise ConfigurationError(

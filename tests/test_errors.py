@@ -46,7 +46,9 @@ def test_passwords_are_redacted(dsn: str) -> None:
     assert "secret" not in redacted(dsn)
 
 
-@pytest.mark.parametrize("dsn", ["nonsense", "mysql://host/db", "postgresql://host:port/db", " "])
+@pytest.mark.parametrize(
+    "dsn", ["nonsense", "mysql://host/db", "postgresql://host:port/db", " ", "postgresql:///db?sslmode=x"]
+)
 async def test_a_malformed_dsn_is_a_configuration_error(dsn: str) -> None:
     with pytest.raises(ConfigurationError):
         await EventStore(dsn).__aenter__()

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 from alembic.script import ScriptDirectory
 
-from eventstore import EventStore, MigrationRequired
+from eventstore import DatabaseUnavailable, EventStore, MigrationRequired
 from eventstore.errors import ConfigurationError
 from eventstore.schema import REVISION, check_schema_name, function_source, migrate, signal_channel
 
@@ -46,7 +46,7 @@ async def test_a_newer_schema_is_used_during_a_rollout(db: str, sql: asyncpg.Con
 
 
 async def test_a_missing_schema_is_named(db: str) -> None:
-    with pytest.raises(MigrationRequired, match="does not exist"):
+    with pytest.raises(MigrationRequired, match="holds no event store"):
         await EventStore(db, schema="elsewhere").__aenter__()
 
 
@@ -83,6 +83,39 @@ async def test_migrators_at_the_same_time_are_safe(db: str, sql: asyncpg.Connect
     migrators = [await asyncio.create_subprocess_exec(sys.executable, "-c", script, db) for _ in range(3)]
     assert [await one.wait() for one in migrators] == [0, 0, 0]
     assert await sql.fetchval("select together.schema_revision()") == REVISION
+
+
+async def test_a_role_that_may_not_create_a_schema_is_told_so(db: str, sql: asyncpg.Connection) -> None:
+    await sql.execute("drop role if exists nobody_much; create role nobody_much login")
+    try:
+        with pytest.raises(ConfigurationError, match="permission denied"):
+            await EventStore.migrate(db.replace("//postgres@", "//nobody_much@"), schema="mine")
+    finally:
+        await sql.execute("drop role nobody_much")
+
+
+async def test_a_schema_newer_than_the_package_is_not_migrated(db: str, sql: asyncpg.Connection) -> None:
+    await sql.execute("update eventstore.eventstore_version set version_num = '9999'")
+    with pytest.raises(ConfigurationError, match="9999"):
+        await EventStore.migrate(db)
+
+
+async def default(sql: asyncpg.Connection, setting: str, value: str) -> None:
+    await sql.execute(f'alter database "{await sql.fetchval("select current_database()")}" set {setting} to {value}')
+
+
+async def test_a_read_only_database_is_named(db: str, sql: asyncpg.Connection) -> None:
+    await default(sql, "default_transaction_read_only", "on")
+    with pytest.raises(DatabaseUnavailable, match="read-only"):
+        await EventStore.migrate(db, schema="mine")
+
+
+async def test_a_database_that_is_serializable_by_default_is_read_all_the_same(
+    db: str, sql: asyncpg.Connection
+) -> None:
+    await default(sql, "default_transaction_isolation", "serializable")
+    async with EventStore(db) as store:
+        assert await store.head() == 0
 
 
 async def test_migrating_again_changes_nothing(db: str) -> None:

@@ -28,4 +28,6 @@ def configure(verbose: int, debug: bool) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Lines(debug))
     logging.getLogger("alembic").setLevel(logging.WARNING if verbose < 2 else logging.INFO)
+    # asyncpg tells of every reconnection with a traceback; the store says the same in a line.
+    logging.getLogger("asyncpg").setLevel(logging.CRITICAL if verbose < 2 else logging.INFO)
     logging.basicConfig(level=LEVELS[min(verbose, 2)], handlers=[handler], force=True)

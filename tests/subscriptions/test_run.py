@@ -299,6 +299,11 @@ async def test_what_cannot_run_is_refused(store: EventStore) -> None:
         await store.run()
     with pytest.raises(AlreadyStarted):
         handle(store, "nothing", Inbox())
+    with pytest.raises(ConfigurationError, match="event, delivery"):
+
+        @store.handler("one argument")
+        async def short(event: Event) -> None: ...
+
     with pytest.raises(ConfigurationError, match="async"):
         store.handler("sync")(lambda event, delivery: None)  # type: ignore[arg-type,return-value]
 
