@@ -5,20 +5,16 @@
     EventType("OrderPlaced") & Tags("customer:7") | EventPayload({"tier": "VIP", "total": {"$gt": 10000}})
 
 A selector decides in memory (``matches``) and in SQL (``selector_sql_v1`` on the JSON that `dump` writes), and both
-must decide alike for every event. What makes that hard is JSON: ``true`` is never 1, but 1.0 is; numbers compare by
-the decimal value of their text, as Postgres compares ``numeric``, not by the binary value of a float; strings compare
-by code point. `EventPayload` describes patterns.
+must decide alike for every event. `EventPayload` describes patterns; `eventstore.patterns` compares JSON values.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import operator
 import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from decimal import Decimal
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
@@ -34,9 +30,10 @@ from pydantic import (
     model_validator,
 )
 
-from eventstore.codec import MAX_DEPTH, check_text, decode, encode
+from eventstore.codec import MAX_DEPTH, check_text, decode
 from eventstore.errors import InvalidEvent, InvalidSelector
 from eventstore.events import MAX_NAME_LENGTH, MAX_TAG_LENGTH, Event
+from eventstore.patterns import check_of, check_pattern, every
 
 __all__ = [
     "All",
@@ -53,15 +50,8 @@ __all__ = [
     "load",
 ]
 
-# What is asked of an event, and of one JSON value of it.
+# What is asked of an event.
 Matcher: TypeAlias = Callable[[Event], bool]
-Check: TypeAlias = Callable[[Any], bool]
-
-_MISSING: Final = object()
-"""The value of a key that is not there; equal to no JSON value."""
-
-_EXACT: Final = 1 << 53
-"""Up to here every integer is a float of the same decimal value, so Python compares both exactly by itself."""
 
 
 def _name(value: object, what: str, limit: int) -> str:
@@ -80,40 +70,6 @@ def _names(value: object, what: str, limit: int) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple)) or not value:
         raise InvalidSelector(f"{what} must be a list of strings, and not empty")
     return tuple(sorted({_name(one, f"{what}[{index}]", limit) for index, one in enumerate(value)}))
-
-
-def _pattern(value: object) -> dict[str, Any]:
-    if type(value) is not dict:
-        raise InvalidSelector(f"pattern must be a dict, not {type(value).__name__}")
-    try:
-        encode(value, field="pattern")
-    except InvalidEvent as error:
-        raise InvalidSelector(str(error)) from None
-    _check_operators(value, "pattern")
-    return {key: _canonical(part) for key, part in value.items()}
-
-
-def _check_operators(pattern: dict[str, Any], path: str) -> None:
-    operators = [key for key in pattern if key.startswith("$")]
-    if operators and len(operators) < len(pattern):
-        raise InvalidSelector(f"{path}: mixes {operators[0]} with plain keys")
-    for key, part in pattern.items():
-        if not operators:
-            if type(part) is dict:
-                _check_operators(part, f"{path}.{key}")
-        elif key not in _OPERATORS:
-            raise InvalidSelector(f"{path}.{key}: unknown operator; there are {' '.join(_OPERATORS)}")
-        elif type(part) is not {"$in": list, "$exists": bool}.get(key, type(part)):
-            raise InvalidSelector(f"{path}.{key}: needs {'a list' if key == '$in' else 'true or false'}")
-
-
-def _canonical(value: Any) -> Any:
-    """Write equal numbers alike, and as they come back from a jsonb column: 1e23 becomes 10**23, -0.0 becomes 0."""
-    if type(value) is float:
-        return _decimal(int(value) if abs(value) <= _EXACT else value) if value.is_integer() else value
-    if type(value) is list:
-        return [_canonical(item) for item in value]
-    return {key: _canonical(item) for key, item in value.items()} if type(value) is dict else value
 
 
 class _Base(BaseModel):
@@ -236,17 +192,18 @@ class EventPattern(_Base):
     pattern: dict[str, Any] | None = None
 
     def __init__(self, pattern: str | dict[str, Any] | None = None, /, **fields: Any) -> None:
-        super().__init__(**{"pattern" if isinstance(pattern, dict) else "glob": pattern} | fields)
+        # A null is given only if a caller names it, and then it is refused, as SQL does.
+        given = {} if pattern is None else {"pattern" if isinstance(pattern, dict) else "glob": pattern}
+        super().__init__(**given | fields)
 
     @model_validator(mode="before")
     @classmethod
     def _check(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        glob, pattern = fields.get("glob"), fields.get("pattern")
-        if (glob is None) == (pattern is None):
+        if ("glob" in fields) == ("pattern" in fields):
             raise InvalidSelector("needs a glob or a pattern, and not both")
-        if pattern is None:
-            return fields | {"glob": _name(glob, "glob", MAX_NAME_LENGTH)}
-        checked = _pattern(pattern)
+        if "glob" in fields:
+            return fields | {"glob": _name(fields["glob"], "glob", MAX_NAME_LENGTH)}
+        checked = check_pattern(fields["pattern"])
         for field in checked.keys() - _RECORD.keys():
             raise InvalidSelector(f"pattern.{field}: events have no such field; there are {' '.join(_RECORD)}")
         return fields | {"pattern": checked}
@@ -254,7 +211,7 @@ class EventPattern(_Base):
     def _compile(self) -> Matcher:
         if self.glob is not None:
             return _glob(self.glob)
-        return _every([_field(name, part) for name, part in (self.pattern or {}).items()])
+        return every([_field(name, part) for name, part in (self.pattern or {}).items()])
 
 
 class EventPayload(_Base):
@@ -267,13 +224,13 @@ class EventPayload(_Base):
     """
 
     kind: Literal["event_payload"] = "event_payload"
-    pattern: Annotated[dict[str, Any], BeforeValidator(_pattern)]
+    pattern: Annotated[dict[str, Any], BeforeValidator(check_pattern)]
 
     def __init__(self, pattern: dict[str, Any] | None = None, /, **fields: Any) -> None:
         super().__init__(**{"pattern": pattern} | fields)
 
     def _compile(self) -> Matcher:
-        check = _check_of(self.pattern)
+        check = check_of(self.pattern)
         return lambda event: check(event.data)
 
 
@@ -303,7 +260,7 @@ class And(_Combined):
         super().__init__(**{"of": of} | fields)
 
     def _compile(self) -> Matcher:
-        return _every([one.matches for one in self.of])
+        return every([one.matches for one in self.of])
 
 
 class Or(_Combined):
@@ -327,7 +284,7 @@ class Or(_Combined):
 
 
 Selector: TypeAlias = Annotated[
-    All | Stream | EventType | Tags | EventPattern | EventPayload | And | Or, Field(discriminator="kind")
+    All | Stream | EventType | EventPattern | EventPayload | Tags | And | Or, Field(discriminator="kind")
 ]
 """Any selector; as a field of another pydantic model it is validated and serialized by its ``kind``."""
 
@@ -335,10 +292,13 @@ And.model_rebuild()
 Or.model_rebuild()
 _adapter: TypeAdapter[Selector] = TypeAdapter(Selector)
 
+_CLASSES: Final = (All, Stream, EventType, EventPattern, EventPayload, Tags, And, Or)
+_KINDS: Final = ", ".join(one.model_fields["kind"].default for one in _CLASSES)
+
 
 def check_selector(selector: object) -> Selector:
     """Return *selector* if it is one (`InvalidSelector`)."""
-    if not isinstance(selector, (All, Stream, EventType, Tags, EventPattern, EventPayload, And, Or)):
+    if not isinstance(selector, _CLASSES):
         raise InvalidSelector(
             f"a selector is All(), Stream(…), EventType(…) or the like, not {type(selector).__name__}"
         )
@@ -368,10 +328,17 @@ def load(source: object) -> Selector:
 
 def _first_of(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
-    where, cause = [str(part) for part in first["loc"]], first.get("ctx", {}).get("error")
-    if isinstance(cause, InvalidSelector):
-        return f"{where[0]}[{where[1]}]: {cause}" if len(where) > 2 else str(cause)
-    return ": ".join([*filter(None, [".".join(where)]), first["msg"]])
+    where, context = first["loc"], first.get("ctx", {})
+    if isinstance(context.get("error"), InvalidSelector):
+        message = str(context["error"])
+    elif first["type"] == "union_tag_invalid":
+        message = f"unknown kind {context['tag'][:40]!r}; there are {_KINDS}"
+    elif first["type"] in ("union_tag_not_found", "model_attributes_type"):
+        message = f"a selector is an object with a kind: {_KINDS}"
+    else:
+        return ": ".join([*filter(None, [".".join(map(str, where))]), first["msg"]])
+    # The one place below a field is a part of a combination.
+    return f"{where[0]}[{where[1]}]: {message}" if len(where) > 1 else message
 
 
 def _check_levels(parts: Iterable[object], level: int) -> None:
@@ -382,20 +349,6 @@ def _check_levels(parts: Iterable[object], level: int) -> None:
         inner = part.get("of") if isinstance(part, dict) else getattr(part, "of", None)
         if isinstance(inner, (list, tuple)):
             _check_levels(inner, level + 1)
-
-
-def _every(checks: Iterable[Callable[[Any], bool]]) -> Callable[[Any], bool]:
-    every = tuple(checks)
-    if len(every) == 1:
-        return every[0]
-
-    def matches(value: Any) -> bool:
-        for check in every:  # noqa: SIM110 - a generator costs more than the checks
-            if not check(value):
-                return False
-        return True
-
-    return matches
 
 
 def _glob(glob: str) -> Matcher:
@@ -432,97 +385,5 @@ _RECORD: Final[dict[str, Callable[[Event], Any]]] = {
 
 
 def _field(name: str, pattern: Any) -> Matcher:
-    value, check = _RECORD[name], _check_of(pattern)
+    value, check = _RECORD[name], check_of(pattern)
     return lambda event: check(value(event))
-
-
-def _check_of(pattern: Any) -> Check:
-    if type(pattern) is not dict:
-        return _equal_to(pattern)
-    if any(key.startswith("$") for key in pattern):
-        return _every([_OPERATORS[key](operand) for key, operand in pattern.items()])
-    checks = tuple((key, _check_of(part)) for key, part in pattern.items())
-
-    def matches(value: Any) -> bool:
-        if type(value) is not dict:
-            return False
-        for key, check in checks:  # noqa: SIM110 - a generator costs more than the checks
-            if not check(value.get(key, _MISSING)):
-                return False
-        return True
-
-    return matches
-
-
-def _decimal(number: Any) -> Any:
-    """Return what compares with other results of this as the decimal text of *number* would."""
-    # The text of a float beyond 2**53 is an integer again, though seldom the one that its bits stand for.
-    if type(number) is not float or -_EXACT <= number <= _EXACT or math.isinf(number):
-        return number
-    return int(Decimal(repr(number)))
-
-
-def _json_type(value: Any) -> type:
-    kind = type(value)
-    return float if kind is int else kind
-
-
-def _equal_to(operand: Any) -> Check:
-    kind = type(operand)
-    if kind is str:
-        return lambda value: value == operand
-    if kind is int or kind is float:
-        return lambda value: _json_type(value) is float and _decimal(value) == operand
-    if kind is list or kind is dict:
-        items = operand.items() if kind is dict else enumerate(operand)
-        return _equal_items(kind, {key: _equal_to(item) for key, item in items})
-    return lambda value: value is operand
-
-
-def _equal_items(kind: Any, items: dict[Any, Check]) -> Check:
-    """Every item of a list (by index) or a dict (by key) equals, and there are no others."""
-
-    def matches(value: Any) -> bool:
-        if type(value) is not kind or len(value) != len(items):
-            return False
-        there = value if kind is dict else range(len(value))
-        return all(key in there and check(value[key]) for key, check in items.items())
-
-    return matches
-
-
-def _unequal_to(operand: Any) -> Check:
-    kind, equal = _json_type(operand), _equal_to(operand)
-    return lambda value: _json_type(value) is kind and not equal(value)
-
-
-def _one_of(operand: list[Any]) -> Check:
-    texts = frozenset(item for item in operand if type(item) is str)
-    checks = [_equal_to(item) for item in operand if type(item) is not str]
-    return lambda value: value in texts if type(value) is str else any(check(value) for check in checks)
-
-
-def _exists(operand: bool) -> Check:
-    return lambda value: (value is not _MISSING) is operand
-
-
-def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Any], Check]:
-    def check_of(operand: Any) -> Check:
-        kind = _json_type(operand)
-        if kind is str:
-            return lambda value: type(value) is str and compare(value, operand)
-        return lambda value: kind is float and _json_type(value) is float and compare(_decimal(value), operand)
-
-    return check_of
-
-
-_OPERATORS: Final[dict[str, Callable[[Any], Check]]] = {
-    "$eq": _equal_to,
-    "$ne": _unequal_to,
-    "$gt": _ordered(operator.gt),
-    "$gte": _ordered(operator.ge),
-    "$lt": _ordered(operator.lt),
-    "$lte": _ordered(operator.le),
-    "$in": _one_of,
-    "$exists": _exists,
-}

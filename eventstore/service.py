@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from eventstore.errors import DatabaseUnavailable
+from eventstore.errors import EventStoreError
 
 __all__ = ["Backoff", "Moments", "Tasks", "on_sigterm", "set_within", "to_its_end"]
 
@@ -136,7 +136,7 @@ class Tasks:
         while True:
             try:
                 return await work(backoff.reset)
-            except DatabaseUnavailable as error:
+            except EventStoreError as error:
                 log.warning("%s: %s; trying again", name, error)
             except Exception:
                 log.exception("%s failed; trying again", name)

@@ -299,7 +299,8 @@ class Pools:
                 if self._node is not None:
                     await self._ledger.leave(self._node)
         except (EventStoreError, TimeoutError) as error:
-            log.warning("could not settle before leaving: %s; what is unsettled is delivered again", error)
+            reason = error if str(error) else "the database did not answer in time"
+            log.warning("could not settle before leaving: %s; what is unsettled is delivered again", reason)
         self._running.clear()
         self._node = None
 
