@@ -110,7 +110,7 @@ class EmbeddedPostgres:
     an object.
 
     Raises:
-        ConfigurationError: a setting is refused, or the platform is Windows.
+        ConfigurationError: a setting or the name of the directory is refused, or the platform is Windows.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class EmbeddedPostgres:
     ) -> None:
         if sys.platform == "win32":
             raise ConfigurationError("the embedded server needs Linux or macOS; on Windows pass the DSN of a server")
-        self.data_dir = Path(data_dir or default_data_dir()).expanduser().resolve()
+        self.data_dir = _resolved(data_dir or default_data_dir())
         self.log_file = self.data_dir / supervisor.CONTROL / "server.log"
         self._required = _accepted(settings or {})
         self._options = dict.fromkeys(_DURABILITY, "on" if durable else "off") | self._required
@@ -194,6 +194,8 @@ class EmbeddedPostgres:
             if not (self.data_dir / "PG_VERSION").exists():
                 _refuse_foreign_content(self.data_dir)
                 self.data_dir.chmod(0o700)
+            elif not self.log_file.parent.exists():  # what is refused must stay as it was
+                _refuse_other_version(self.data_dir, find_binaries())
             _private_directory(self.log_file.parent, os.geteuid())
         except OSError as error:
             raise ConfigurationError(f"data directory {self.data_dir} cannot be used: {error}") from error
@@ -238,10 +240,16 @@ class EmbeddedPostgres:
         if _size(self.log_file) > _LOG_LIMIT:
             self.log_file.replace(self.log_file.with_suffix(".log.1"))
         with open(self.log_file, "ab") as log:
-            subprocess.run(
+            ended = subprocess.run(
                 [sys.executable, "-I", "-S", script, self.data_dir, binaries, sockets, *options],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True, check=False,
             )  # fmt: skip
+        if ended.returncode == supervisor.NO_ACCOUNT:
+            raise ConfigurationError(
+                f"user {os.geteuid()} has no account on this machine, which initdb needs to make {self.data_dir}, and "
+                "user namespaces, which could stand in for one, are not allowed: run as a user that has an account, "
+                "add this one to /etc/passwd, or pass the DSN of a server"
+            )
 
     def _wait_until_ready(self) -> tuple[str, int] | None:
         """The server's address once it accepts connections; None if it ended before."""
@@ -352,6 +360,22 @@ def _major(binaries: Path) -> str:
     if version is None:
         raise ConfigurationError(f"{binaries / 'postgres'} is no PostgreSQL server: {text.strip()}")
     return version[1]
+
+
+def _resolved(data_dir: str | os.PathLike[str]) -> Path:
+    named = os.fspath(data_dir)
+    if "\0" in named:
+        raise ConfigurationError(f"data directory {named!r}: a path cannot hold NUL")
+    path = Path(named).expanduser().resolve()
+    text = str(path)
+    # Postgres and we keep the path in files of one value a line.
+    if text.splitlines() != [text]:
+        raise ConfigurationError(f"data directory {text!r}: its path must not hold the end of a line")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"data directory {text!r}: its path must be UTF-8") from None
+    return path
 
 
 def _accepted(settings: Mapping[str, str | int]) -> dict[str, str]:

@@ -35,6 +35,9 @@ BINARIES_COPY = "eventstore-binaries"
 PORT = 5432
 """Part of the socket's file name only; nothing listens on TCP."""
 
+NO_ACCOUNT = 3
+"""Exit code: initdb needs an account for the user, who has none."""
+
 _SHUTDOWN = 60.0
 """Seconds a fast shutdown may take before an immediate one, which the next start recovers from."""
 
@@ -133,6 +136,8 @@ class Supervisor:
         """Serve until the last client has gone, or the server ends by itself."""
         fcntl.flock(self.alive, fcntl.LOCK_EX)
         os.ftruncate(self.alive, 0)
+        if os.geteuid() != 0 and self._lacks_cluster() and not _has_account():
+            self.become = _stand_in_for_nameless()
         if os.fork():
             os._exit(0)  # The client waits for this process only; init reaps the other.
         self.pid = os.getpid()
@@ -252,6 +257,9 @@ class Supervisor:
             os.rename(os.path.join(done, name), os.path.join(self.data, name))
         os.rmdir(done)
 
+    def _lacks_cluster(self) -> bool:
+        return not any(os.path.exists(os.path.join(self.data, name)) for name in ("PG_VERSION", INITDB_DONE))
+
     def _initdb(self, directory: str) -> None:
         arguments = ["-D", directory, "-U", "postgres", "-E", "UTF8", "--auth-local=trust", "--auth-host=reject"]
         arguments += ["--no-instructions", "--locale=" + ("C.UTF-8" if _LINUX else "C")]
@@ -293,6 +301,22 @@ class Supervisor:
                     os.lchown(os.path.join(directory, name), account.pw_uid, account.pw_gid)
 
 
+def _has_account() -> bool:
+    try:
+        pwd.getpwuid(os.geteuid())
+    except KeyError:
+        return False
+    return True
+
+
+def _stand_in_for_nameless() -> Callable[[], None]:
+    """How a child gets the account that initdb looks up, for a user who has none: in a user namespace only."""
+    accounts = server_accounts()
+    if not (_LINUX and accounts and _succeeds(lambda: _enter_namespace(accounts[-1]))):
+        sys.exit(NO_ACCOUNT)
+    return lambda: _enter_namespace(accounts[-1])
+
+
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
@@ -303,7 +327,7 @@ def _checked(result: int) -> None:
 
 
 def _enter_namespace(account: pwd.struct_passwd) -> None:
-    """Be *account* to oneself and root to the file system: nothing to chown, and closed directories stay open."""
+    """Be *account* to oneself and the present user to the file system: nothing to chown, and what was open stays so."""
     user, group = f"{account.pw_uid} {os.geteuid()} 1", f"{account.pw_gid} {os.getegid()} 1"
     _checked(_libc().unshare(_CLONE_NEWUSER))
     for name, line in ("setgroups", "deny"), ("uid_map", user), ("gid_map", group):

@@ -28,6 +28,9 @@ from eventstore.errors import ConfigurationError, DatabaseUnavailable, DataDirec
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+NAMELESS = 54321
+"""A user that no account belongs to."""
+
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 
 CLIENT = """
@@ -297,6 +300,7 @@ def test_committed_rows_survive_the_death_of_every_process(data: Path) -> None:
     with another_process(command(data)) as (client, dsn):
         remember(dsn, 7)
         kill([*processes(data), client.pid])
+    eventually(lambda: not EmbeddedPostgres(data)._is_supervised())  # a killed process dies when the kernel gets to it
     with EmbeddedPostgres(data) as server:
         assert remembered(server.dsn) == 7
 
@@ -420,6 +424,24 @@ def test_another_major_version_is_refused_before_anything_starts(data: Path) -> 
         EmbeddedPostgres(data).start()
     assert (refusal.value.directory, refusal.value.found) == (str(data), "9.6")
     assert not processes(data)
+
+
+def test_a_refused_directory_of_another_version_stays_as_it_was(data: Path) -> None:
+    shutil.rmtree(data / supervisor.CONTROL)
+    (data / "PG_VERSION").write_text("9.6\n")
+    before = sorted(data.rglob("*"))
+    with pytest.raises(DataDirectoryMismatch):
+        EmbeddedPostgres(data).start()
+    assert sorted(data.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("a\nb", "end of a line"), ("a\n", "end of a line"), ("a\udcff", "UTF-8"), ("a\0", "NUL")]
+)
+def test_a_path_that_cannot_be_kept_in_a_line_of_text_is_refused_by_name(root: Path, name: str, reason: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"data directory .*{reason}"):
+        EmbeddedPostgres(f"{root}/{name}")
+    assert not list(root.iterdir())
 
 
 # -- settings
@@ -613,19 +635,46 @@ def test_root_without_namespaces_copies_binaries_that_the_account_cannot_reach(d
         assert (data / supervisor.BINARIES_COPY).is_dir()
 
 
-@as_root
-def test_an_ordinary_user_can_start_a_server(root: Path) -> None:
-    os.chown(root, 65534, 65534)
-    become = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+def as_user(user: int, data: Path) -> list[str]:
+    """A client's command line, run as *user*."""
+    become = [shutil.which("setpriv") or "setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
     pythons = [sys.executable, *glob.glob("/usr/bin/python3.1[1-9]")]
     again = "import subprocess, sys; subprocess.run([sys.executable, '-c', ''], check=True)"
     usable = [one for one in pythons if not subprocess.run([*become, one, "-c", again], capture_output=True).returncode]
     if not usable:
         pytest.skip("no Python that another user can read")
-    words = [*become, *command(root / "d", python=usable[0])]
-    with another_process(words, EVENTSTORE_PG_BIN=str(find_binaries())) as (_, dsn):
+    return [*become, *command(data, python=usable[0])]
+
+
+@as_root
+def test_an_ordinary_user_can_start_a_server(root: Path) -> None:
+    os.chown(root, 65534, 65534)
+    with another_process(as_user(65534, root / "d"), EVENTSTORE_PG_BIN=str(find_binaries())) as (_, dsn):
         assert answers(dsn)
         assert os.stat(f"/proc/{postmaster(root / 'd')}").st_uid == 65534
+
+
+@as_root
+def test_a_user_without_an_account_can_start_a_server_in_a_namespace(root: Path) -> None:
+    os.chown(root, NAMELESS, NAMELESS)
+    words = as_user(NAMELESS, root / "d")
+    if subprocess.run([*words[:4], "unshare", "--user", "true"], capture_output=True).returncode:
+        pytest.skip("user namespaces are blocked here")
+    with another_process(words, EVENTSTORE_PG_BIN=str(find_binaries())) as (_, dsn):
+        assert answers(dsn)
+        assert {path.stat().st_uid for path in (root / "d").rglob("*")} == {NAMELESS}
+
+
+@as_root
+def test_without_account_and_namespaces_the_error_names_the_cause_and_the_cure(root: Path) -> None:
+    os.chown(root, NAMELESS, NAMELESS)
+    words = [sys.executable, "-c", IN_A_WORLD_WITHOUT_NAMESPACES, *as_user(NAMELESS, root / "d")]
+    environment = os.environ | {"EVENTSTORE_PG_BIN": str(find_binaries())}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
+    if done.stderr.strip() == "blocked":
+        pytest.skip("cannot build a world without namespaces here")
+    assert f"ConfigurationError: user {NAMELESS} has no account" in done.stderr
+    assert "/etc/passwd" in done.stderr
 
 
 @as_root

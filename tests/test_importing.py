@@ -396,6 +396,37 @@ async def test_a_known_row_under_another_mapping_is_refused_with_its_line(store:
     assert len(await numbers(store)) == 6
 
 
+async def stored_again(store: EventStore, rows: RowFile, mapping: ColumnMapping) -> tuple[int, int]:
+    done = await import_rows(rows, mapping, store.append_known)
+    return done.added, done.known
+
+
+@pytest.mark.parametrize("data", [("*",), ("n", "case")])
+async def test_a_csv_file_with_its_columns_in_another_order_is_known(store: EventStore, data: tuple[str, ...]) -> None:
+    mapping = ColumnMapping(stream="case", type="activity", data=data, metadata=data, tags=("n",))
+    await stored_again(store, csv_file("case,activity,n\nc1,Opened,1\nc2,Opened,2\n"), mapping)
+    shuffled = csv_file("n,case,activity\n1,c1,Opened\n2,c2,Opened\n")
+    assert await stored_again(store, shuffled, mapping) == (0, 2)
+
+
+async def test_ndjson_rows_with_their_keys_in_another_order_are_known(store: EventStore) -> None:
+    first = ndjson_file(b'{"case": "c1", "activity": "Opened", "n": [{"a": 1, "b": 2}]}')
+    other = ndjson_file(b'{"n": [{"b": 2, "a": 1}], "activity": "Opened", "case": "c1"}')
+    await stored_again(store, first, PLAIN)
+    assert await stored_again(store, other, PLAIN) == (0, 1)
+
+
+async def test_options_in_another_order_or_given_twice_make_no_other_events(store: EventStore) -> None:
+    content = "case,activity,n,m\nc1,Opened,1,2\n"
+    parts: tuple[dict[str, tuple[str, ...]], ...] = (
+        {"tags": ("n", "m"), "data": ("n", "m"), "metadata": ("case", "n")},
+        {"tags": ("m", "n", "m"), "data": ("m", "n", "m"), "metadata": ("n", "case")},
+    )
+    first, other = (ColumnMapping(stream="case", type="activity", **columns) for columns in parts)
+    await stored_again(store, csv_file(content), first)
+    assert await stored_again(store, csv_file(content), other) == (0, 1)
+
+
 async def test_large_events_end_a_batch_early(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "MAX_BATCH_CHARACTERS", 100)
     sizes: list[int] = []

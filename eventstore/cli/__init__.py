@@ -12,12 +12,15 @@ and is that module's ``command``; such a module imports what it needs inside its
 
 from __future__ import annotations
 
-import click
+try:
+    import click
 
-import eventstore
-from eventstore.cli.failures import EXIT_CODES_HELP
-from eventstore.cli.group import LazyGroup
-from eventstore.cli.session import Session, shared_options
+    import eventstore
+    from eventstore.cli.failures import EXIT_CODES_HELP
+    from eventstore.cli.group import LazyGroup
+    from eventstore.cli.session import Session, shared_options
+except KeyboardInterrupt:  # Ctrl-C before there is anything that could answer it
+    raise SystemExit(130) from None
 
 __all__ = ["COMMANDS", "main"]
 

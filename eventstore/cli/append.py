@@ -46,7 +46,12 @@ class _Expected(ParamType):
 @click.option("--id", "id_", type=click.UUID, metavar="UUID", help="Its id; makes repeating the append harmless.")
 @click.option("--file", type=click.File("rb"), metavar="FILE", help="Append events from NDJSON; - is stdin.")
 @click.option(
-    "--expected", type=_Expected(), default="any", metavar="any|none|exists|N", help="What the stream must be at."
+    "--expected",
+    type=_Expected(),
+    default="any",
+    show_default=True,
+    metavar="any|none|exists|N",
+    help="What the stream must be at.",
 )
 @shared_options
 def command(session: Session, stream: str, file: IO[bytes] | None, expected: int, **event: Any) -> None:
@@ -64,6 +69,9 @@ def command(session: Session, stream: str, file: IO[bytes] | None, expected: int
       eventstore read order-1 --json | eventstore append order-1 --dsn postgresql://other/db
     """
     events = list(_events(file, **event))
+    if not events:
+        where = "standard input" if file is None else file.name
+        raise click.UsageError(f"nothing to append, {where} is empty: give --type, or NDJSON on standard input")
     _print(session, stream, len(events), session.run(_append(session, stream, events, expected)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,7 +11,13 @@ from eventstore.cli.failures import Terminated
 from eventstore.cli.output import result
 from eventstore.cli.session import Session, shared_options
 
+if TYPE_CHECKING:
+    from eventstore.embedded import EmbeddedPostgres
+
 __all__ = ["command"]
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks whether the server runs."""
 
 
 @click.command()
@@ -35,7 +42,7 @@ def command(session: Session) -> None:
     with session.embedded() as server:
         migrate(server.dsn, session.schema_name)
         _announce(session, server.dsn, str(server.data_dir))
-        _wait()
+        _keep_running(server)
 
 
 def _announce(session: Session, dsn: str, data_dir: str) -> None:
@@ -44,10 +51,14 @@ def _announce(session: Session, dsn: str, data_dir: str) -> None:
         click.echo(f"data in {data_dir}; Ctrl-C stops the server", err=True)
 
 
-def _wait() -> None:
-    """Wait for SIGTERM, which is how a service is asked to stop; Ctrl-C passes through."""
+def _keep_running(server: EmbeddedPostgres) -> None:
+    """Wait for SIGTERM, which is how a service is asked to stop; Ctrl-C passes through.
+
+    The supervisor starts a killed server again, but nobody else does that for a killed supervisor.
+    """
     try:
         while True:
-            time.sleep(3600)
+            time.sleep(LOOK_EVERY)
+            server.start()
     except Terminated:
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -14,7 +13,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from eventstore.cli.output import event_row, json_line, progress, result, write_line
+from eventstore.cli.failures import OutputFailed, flush
+from eventstore.cli.output import event_row, json_line, open_output, progress, result, write_line
 from eventstore.cli.selecting import selector_options
 from eventstore.cli.session import Session, shared_options
 from eventstore.cli.values import POSITION, TIME
@@ -28,7 +28,7 @@ __all__ = ["command"]
 
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
-@click.option("--after", type=POSITION, default=0, help="Begin after this position.")
+@click.option("--after", type=POSITION, default=0, show_default=True, help="Begin after this position.")
 @click.option("--before", type=POSITION, help="End before this position.")
 @click.option(
     "--since", type=TIME, metavar="TIME", help="Recorded at this time or later; UTC unless it says otherwise."
@@ -107,9 +107,9 @@ def _lines_to(file: str) -> Iterator[Callable[[str], None]]:
     """Yield a function that writes one line to *file*."""
     if file == "-":
         yield write_line
-        sys.stdout.flush()
+        flush()
         return
-    with _replaced(Path(file).resolve()) as stored, _packed(stored, file) as lines:
+    with _replaced(file) as stored, _packed(stored, file) as lines:
 
         def write(line: str) -> None:
             lines.write(line.encode() + b"\n")
@@ -127,27 +127,34 @@ def _packed(stored: IO[bytes], file: str) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _replaced(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a file beside *path* that takes its place in the end, or vanishes on failure."""
-    if path.exists() and not path.is_file():  # a pipe or device cannot be replaced
-        with _opened(path, "wb") as stored:
+def _replaced(file: str) -> Iterator[IO[bytes]]:
+    """Yield a file beside *file* that takes its place in the end, or vanishes on failure."""
+    path = Path(file).resolve()
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe or device cannot be replaced
+        with open_output(path, "w", name=file) as stored:
             yield stored
         return
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    stored = open_output(beside, "x", name=file)
     try:
-        with _opened(beside, "xb") as stored:
+        with stored:
             yield stored
             stored.flush()
-            os.fsync(stored.fileno())
-        beside.replace(path)
+            _sync(stored, file)
+        _rename(beside, path, file)
     finally:
         beside.unlink(missing_ok=True)
 
 
-def _opened(path: Path, mode: str) -> IO[bytes]:
-    from eventstore.errors import ConfigurationError
-
+def _sync(stored: IO[bytes], file: str) -> None:
     try:
-        return open(path, mode)
+        os.fsync(stored.fileno())
     except OSError as error:
-        raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
+        raise OutputFailed(file, error) from None
+
+
+def _rename(beside: Path, path: Path, file: str) -> None:
+    try:
+        beside.replace(path)
+    except OSError as error:
+        raise OutputFailed(file, error) from None

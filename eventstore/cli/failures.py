@@ -16,9 +16,22 @@ import click
 
 from eventstore import errors
 
-__all__ = ["EXIT_CODES", "EXIT_CODES_HELP", "Interrupted", "OutputClosed", "StreamNotFound", "Terminated", "exit_code"]
+__all__ = [
+    "EXIT_CODES",
+    "EXIT_CODES_HELP",
+    "Interrupted",
+    "OutputClosed",
+    "OutputFailed",
+    "StreamNotFound",
+    "Terminated",
+    "exit_code",
+    "flush",
+    "output_error",
+]
 
 OK, FAILED, INVALID, UNAVAILABLE, BEHIND, CONFLICT, NOT_FOUND, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 5, 6, 130, 143
+
+STDOUT = "standard output"
 
 EXIT_CODES_HELP = """\b
 Exit codes:
@@ -43,6 +56,14 @@ class StreamNotFound(errors.EventStoreError, LookupError):
 
 class OutputClosed(Exception):
     """Whoever read stdout has gone, as ``| head`` does; not an error."""
+
+
+class OutputFailed(errors.EventStoreError):
+    """What was to be written could not be, as on a full disk."""
+
+    def __init__(self, file: str, error: OSError) -> None:
+        self.file = file
+        super().__init__(f"cannot write {file}: {error.strerror or error}")
 
 
 class Interrupted(Exception):
@@ -79,12 +100,15 @@ EXIT_CODES: dict[type[BaseException], int] = {
 def exit_code(run: Callable[[], Any], args: Sequence[str]) -> int:
     """Call *run*, print what goes wrong, and return the exit code. *args* tell whether errors are to be JSON."""
     try:
+        _open_closed_streams()
         _encode(_has(args, "--json"))
         with _sigterm_raises():
             result = run()
-            _flush()
+            flush()
         return result if isinstance(result, int) else OK
     except click.ClickException as error:
+        if error.__cause__ is not None and _debug(args):
+            _print_traceback(error)
         _print_usage(error, _has(args, "--json"))
         return error.exit_code
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, it gets an exit code
@@ -97,15 +121,30 @@ def _report(error: BaseException, code: int | None, args: Sequence[str]) -> None
     if code in (OK, INTERRUPTED, TERMINATED):
         _end_quietly(error)
         return
-    debug = _has(args, "--debug") or os.environ.get("EVENTSTORE_DEBUG", "") not in ("", "0")
+    if isinstance(error, OutputFailed) and error.file == STDOUT:
+        _drop_buffered_output()
+    debug = _debug(args)
     if debug:
-        import traceback
-
-        traceback.print_exception(error)
+        _print_traceback(error)
     message = str(error)
     if code is None and not debug:
         message += " (unexpected; --debug shows where)"
     _print(type(error).__name__, message, _has(args, "--json"))
+
+
+def _debug(args: Sequence[str]) -> bool:
+    if _has(args, "--debug"):
+        return True
+    try:
+        return bool(click.BOOL.convert(os.environ.get("EVENTSTORE_DEBUG") or False, None, None))
+    except click.BadParameter:  # as click has told already, or will
+        return False
+
+
+def _print_traceback(error: BaseException) -> None:
+    import traceback
+
+    traceback.print_exception(error)
 
 
 def _print(name: str, message: str, as_json: bool) -> None:
@@ -135,19 +174,39 @@ def _encode(as_json: bool) -> None:
             sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _flush() -> None:
+def _open_closed_streams() -> None:
+    """Put the null device where a standard stream was closed, as by ``<&-``.
+
+    In this order each gets its own number back, which otherwise the next file or socket would have.
+    """
+    for name, mode in ("stdin", "r"), ("stdout", "w"), ("stderr", "w"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+
+
+def flush() -> None:
+    """Write what stdout has buffered (`OutputClosed`, `OutputFailed`)."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        raise OutputClosed from None
+    except OSError as error:
+        raise output_error(error) from None
+
+
+def output_error(error: OSError) -> OutputClosed | OutputFailed:
+    """Return what an *error* in writing to stdout means."""
+    return OutputClosed() if isinstance(error, BrokenPipeError) else OutputFailed(STDOUT, error)
 
 
 def _end_quietly(error: BaseException) -> None:
     if isinstance(error, OutputClosed):
-        # What is still buffered goes to nobody, or the interpreter would complain about the pipe when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_buffered_output()
     elif sys.stderr.isatty():
         click.echo(err=True)  # after the ^C that the terminal has drawn
+
+
+def _drop_buffered_output() -> None:
+    # It goes to nobody, or the interpreter would try again when it ends, and complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from base64 import b64encode
@@ -12,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from eventstore.cli.output import json_line, progress, result, write_line
+from eventstore.cli.output import json_line, open_output, progress, result, write_line
 from eventstore.cli.session import Session, shared_options
 from eventstore.cli.values import NAME
 
@@ -128,16 +129,10 @@ def _opened(file: str, format: Any, delimiter: str) -> Iterator[RowFile]:
 
 @contextmanager
 def _rejects_to(file: str | None) -> Iterator[IO[str] | None]:
-    from eventstore.errors import ConfigurationError
-
     if file is None:
         yield None
         return
-    try:
-        lines = open(file, "w", encoding="utf-8")  # noqa: SIM115
-    except OSError as error:
-        raise ConfigurationError(f"cannot write {file}: {error.strerror}") from None
-    with lines:
+    with io.TextIOWrapper(open_output(file, "w", name=file), encoding="utf-8") as lines:
         yield lines
 
 
@@ -159,9 +154,10 @@ class _Import:
                     self._mapping,
                     store.append_known,
                     batch_size=batch_size,
-                    on_batch=lambda batch, _: reached(batch.bytes_read),
+                    on_batch=lambda batch, _: self._finish_batch(reached, batch.bytes_read),
                     on_reject=self._reject if self._rejects else None,
                 )
+        self._flush_rejects()
         self._summarize(done, perf_counter() - started)
 
     def preview(self) -> None:
@@ -178,7 +174,8 @@ class _Import:
                 elif counts["rows"] - counts["rejected"] <= SHOWN_BY_DRY_RUN:
                     write_line(json_line(_preview(item)))
                 if counts["rows"] % 1000 == 0:
-                    reached(self._rows.bytes_read)
+                    self._finish_batch(reached, self._rows.bytes_read)
+        self._flush_rejects()
         sentence = f"{counts['rows']:,} rows, {counts['rejected']:,} rejected; nothing was written to the log"
         result(self._session.json, {"file": self._rows.name, **counts, "dry_run": True}, sentence)
         self._warn_of_unseen_columns()
@@ -195,6 +192,15 @@ class _Import:
                 reached = position
 
             yield move
+
+    def _finish_batch(self, reached: Callable[[int], None], position: int) -> None:
+        self._flush_rejects()
+        reached(position)
+
+    def _flush_rejects(self) -> None:
+        # A row counts as rejected once it is in the file: a full disk must not be found after the count was told.
+        if self._rejects is not None:
+            self._rejects.flush()
 
     def _reject(self, reject: Reject) -> None:
         assert self._rejects is not None
@@ -220,8 +226,10 @@ class _Import:
         }
         sentence = (
             f"{done.rows:,} rows: {done.added:,} events added, {done.known:,} already known, "
-            f"{done.rejected:,} rejected; {seconds:.1f} s, {row['events_per_second']:,} events/s"
+            f"{done.rejected:,} rejected; {seconds:.1f} s"
         )
+        if done.added:
+            sentence += f", {row['events_per_second']:,} events/s"
         result(self._session.json, row, sentence)
         self._warn_of_unseen_columns()
 

@@ -5,34 +5,64 @@ Times are UTC in ISO format. JSON is exact: integers of any size are printed as 
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Self
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, Self
 from uuid import UUID
 
-from eventstore.cli.failures import OutputClosed
+from eventstore.cli.failures import OutputFailed, output_error
 
 if TYPE_CHECKING:
     from eventstore.events import Event
 
-__all__ = ["Events", "Rows", "cell", "event_row", "json_line", "progress", "result", "write_line"]
+__all__ = ["Events", "Rows", "cell", "event_row", "json_line", "open_output", "progress", "result", "write_line"]
 
 TABLE_ROWS = 500
 """Rows of one table on a terminal; longer lists are printed as several, so that none has to fit into memory."""
 
 
 def write_line(text: str, *, flush: bool = False) -> None:
-    """Write one line to stdout; `OutputClosed` if nobody reads it any more."""
+    """Write one line to stdout; `OutputClosed` if nobody reads it any more, `OutputFailed` if it cannot be."""
     try:
         sys.stdout.write(text + "\n")
         if flush:
             sys.stdout.flush()
-    except BrokenPipeError:
-        raise OutputClosed from None
+    except OSError as error:
+        raise output_error(error) from None
+
+
+def open_output(path: str | Path, mode: Literal["w", "x"], *, name: str) -> IO[bytes]:
+    """Open a file to write to, which errors call *name*.
+
+    Raises:
+        ConfigurationError: it cannot be opened. What cannot be written later is `OutputFailed`.
+    """
+    from eventstore.errors import ConfigurationError
+
+    try:
+        return io.BufferedWriter(_Named(path, mode, name))
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {name}: {error.strerror}") from None
+
+
+class _Named(io.FileIO):
+    """A file whose failures have a name, also those of a flush or close much later."""
+
+    def __init__(self, path: str | Path, mode: str, name: str) -> None:
+        super().__init__(path, mode)
+        self._asked = name
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            raise OutputFailed(self._asked, error) from None
 
 
 def json_line(row: Mapping[str, Any]) -> str:

@@ -21,7 +21,9 @@ __all__ = ["command"]
 
 @click.command()
 @click.argument("stream", required=False)
-@click.option("--after", type=POSITION, default=0, help="Begin after this position; with STREAM, version.")
+@click.option(
+    "--after", type=POSITION, default=0, show_default=True, help="Begin after this position; with STREAM, version."
+)
 @click.option("--before", type=POSITION, help="End before this position; with STREAM, version.")
 @click.option("--limit", type=COUNT, help="Print at most so many events.")
 @click.option("--backwards", is_flag=True, help="The latest first.")

@@ -17,7 +17,7 @@ __all__ = ["command"]
 def command(session: Session, prefix: str) -> None:
     """List streams by name.
 
-    Columns: name, version, time of creation.
+    Columns: stream, version, created_at.
 
     \b
     Examples:

@@ -138,7 +138,10 @@ async def _delete(session: Session, name: str) -> None:
 def _confirmed(question: str) -> bool:
     # click.confirm reports the end of input and Ctrl-C alike.
     click.echo(f"{question} [y/N] ", nl=False, err=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    answer = sys.stdin.readline()
+    if not answer.endswith("\n"):  # the end of the input, which moves no terminal to the next line
+        click.echo(err=True)
+    return answer.strip().lower() in ("y", "yes")
 
 
 def _row(subscription: Subscription) -> dict[str, Any]:

@@ -21,7 +21,9 @@ log = logging.getLogger(__name__)
 
 
 @click.command()
-@click.option("--after", type=After(), default="current", metavar="current|N", help="Begin after this position.")
+@click.option(
+    "--after", type=After(), default="current", show_default=True, metavar="current|N", help="Begin after this."
+)
 @click.option("--limit", type=COUNT, help="Stop after so many events.")
 @selector_options
 @shared_options

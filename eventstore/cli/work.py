@@ -8,10 +8,12 @@ from collections.abc import Callable
 from functools import reduce
 from importlib import import_module
 from inspect import signature
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from eventstore.cli.failures import Terminated
 from eventstore.cli.session import Session, shared_options
 
 if TYPE_CHECKING:
@@ -73,12 +75,21 @@ def _attribute(app: str) -> Any:
     if not module or not path:
         raise click.UsageError(f"--app {app!r} must look like module:store")
     sys.path.insert(0, os.getcwd())
+    found = _imported(app, module)
     try:
-        return reduce(getattr, path.split("."), import_module(module))
-    except ImportError as error:
-        raise click.UsageError(f"--app {app}: cannot import {module}: {error}") from error
+        return reduce(getattr, path.split("."), found)
     except AttributeError as error:
         raise click.UsageError(f"--app {app}: {error}") from error
+
+
+def _imported(app: str, module: str) -> ModuleType:
+    try:
+        return import_module(module)
+    except Terminated:
+        raise
+    except Exception as error:  # whatever the application's own code does wrong
+        cause = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        raise click.UsageError(f"--app {app}: cannot import {module}: {cause}") from error
 
 
 def _place(session: Session, store: EventStore) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -103,10 +106,23 @@ def judgement(outcome: Outcome, patience: float) -> str:
 def what_next(source: Source, options: Sequence[str]) -> Iterator[str]:
     """Yield commands to go on with; *options* lead to the demo's log."""
     first = source.history[0]
+    program = _program()
     there = shlex.join(options)
     yield "Try next:"
-    yield f"  eventstore read {shlex.quote(first.stream)} {there}"
-    yield f"  eventstore read --type {shlex.quote(first.event.type)} --limit 5 --json {there}"
-    yield f"  eventstore subscription list {there}"
-    yield f"  eventstore tail {there}"
-    yield f"  eventstore export demo.ndjson.gz {there}"
+    yield f"  {program} read {shlex.quote(first.stream)} {there}"
+    yield f"  {program} read --type {shlex.quote(first.event.type)} --limit 5 --json {there}"
+    yield f"  {program} subscription list {there}"
+    yield f"  {program} tail {there}"
+    yield f"  {program} export demo.ndjson.gz {there}"
+
+
+def _program() -> str:
+    """Return what runs this program again when it is pasted into the same shell."""
+    called = sys.argv[0]
+    name = os.path.basename(called)
+    if name == "__main__.py":
+        return shlex.join([sys.executable, "-m", "eventstore.cli"])
+    if os.path.splitext(name)[0] != "eventstore":  # another program calls the command line
+        return "eventstore"
+    found = shutil.which(name)
+    return name if found is not None and os.path.realpath(found) == os.path.realpath(called) else shlex.quote(called)

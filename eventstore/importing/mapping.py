@@ -58,6 +58,8 @@ class ColumnMapping:
         infer_types: read CSV cells as `inferred` does; otherwise they are strings.
 
     In CSV an empty cell gives no key. In NDJSON values are kept as they are, and a key that a row lacks is left out.
+    Keys are stored sorted, and so are the tags by their columns: neither the order of a file's columns nor that of
+    *tags*, *data* and *metadata* makes another event.
     """
 
     stream: str
@@ -204,7 +206,7 @@ def _text(value: Any, column: str) -> str:
 
 
 def _tags(columns: dict[str, Any], named: Iterable[str]) -> Iterator[str]:
-    for column in named:
+    for column in sorted(set(named)):
         value = columns.get(column)
         for item in value if isinstance(value, list) else (value,):
             if item is not None and item != "":
@@ -212,6 +214,15 @@ def _tags(columns: dict[str, Any], named: Iterable[str]) -> Iterator[str]:
 
 
 def _picked(cells: dict[str, Any], named: tuple[str, ...]) -> dict[str, Any]:
-    if ALL in named:
-        return cells
-    return {column: cells[column] for column in named if column in cells}
+    """Return the named columns in one order: the id knows none, so that of the file or the options must not count."""
+    chosen = cells.keys() if ALL in named else set(named) & cells.keys()
+    return {column: _ordered(cells[column]) for column in sorted(chosen)}
+
+
+def _ordered(value: Any) -> Any:
+    """Return *value* with the keys of all objects in it sorted."""
+    if isinstance(value, dict):
+        return {key: _ordered(value[key]) for key in sorted(value)}
+    if isinstance(value, list):
+        return [_ordered(item) for item in value]
+    return value

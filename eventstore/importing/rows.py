@@ -65,7 +65,8 @@ def format_of(file: str) -> Format:
     """
     ending = PurePath(file.lower().removesuffix(".gz")).suffix
     if ending not in _ENDINGS:
-        raise ConfigurationError(f"cannot tell the format of {file!r} from its name; give --format csv or ndjson")
+        what = "standard input" if file == "-" else f"{file!r} from its name"
+        raise ConfigurationError(f"cannot tell the format of {what}; give --format csv or ndjson")
     return _ENDINGS[ending]
 
 

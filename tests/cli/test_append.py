@@ -137,3 +137,8 @@ def test_an_id_is_made_where_none_is_given(cli: Run) -> None:
     cli("append", "s", "--type", "T")
     (event,) = rows(cli("read", "--json"))
     assert UUID(event["id"]).version == 7
+
+
+def test_an_empty_standard_input_says_what_to_give(plain: Run) -> None:
+    result = plain("append", "s", input="")
+    assert (result.exit_code, "give --type, or NDJSON on standard input" in result.stderr) == (2, True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from eventstore.demo import run as running
 from eventstore.demo.checker import Arrival, judge
 from eventstore.demo.history import Fact, generate
 from eventstore.demo.plan import plan_for_file, plan_for_shop
+from eventstore.demo.report import _program
 from eventstore.errors import EventStoreError
 from tests.cli.conftest import Run, Spawn, failure, interrupted, line_with, rows
 
@@ -193,6 +195,29 @@ def test_the_demo_explains_itself_and_says_what_to_try_next(cli: Run) -> None:
     assert result.exit_code == 0, result.output
     for text in ("Created the schema eventstore_demo", "Imported 400 events", "EventPayload", "Try next:"):
         assert text in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("called", "shown"),
+    [
+        (".venv/bin/eventstore", ".venv/bin/eventstore"),
+        ("my venv/bin/eventstore", "'my venv/bin/eventstore'"),
+        ("eventstore/cli/__main__.py", f"{sys.executable} -m eventstore.cli"),
+        ("bin/pytest", "eventstore"),
+    ],
+)
+def test_what_to_try_next_begins_with_the_program_as_it_was_called(
+    monkeypatch: pytest.MonkeyPatch, called: str, shown: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", [called])
+    assert _program() == shown
+
+
+def test_a_program_on_the_path_needs_no_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "eventstore").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "eventstore")])
+    assert _program() == "eventstore"
 
 
 def test_without_a_dsn_the_demo_runs_on_the_embedded_postgres(plain: Run, tmp_path: Path) -> None:

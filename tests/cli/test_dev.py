@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
+import time
+from contextlib import suppress
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from eventstore.cli.session import Session
@@ -25,6 +29,12 @@ def dev(spawn_plain: Spawn, data_dir: Path) -> subprocess.Popen[str]:
     return spawn_plain("dev", "--json", "--data-dir", str(data_dir))
 
 
+def answers(dsn: str) -> bool:
+    with suppress(psycopg.OperationalError), psycopg.connect(dsn):
+        return True
+    return False
+
+
 def is_stopped(data_dir: Path) -> bool:
     return not (data_dir / "postmaster.pid").exists()
 
@@ -38,6 +48,20 @@ def test_dev_serves_until_it_is_asked_to_stop(
     assert (announced["schema"], announced["data_dir"]) == ("eventstore", str(data_dir))
     assert rows(plain("append", "s", "--type", "T", "--json", "--dsn", announced["dsn"]))[0]["version"] == 1
     assert interrupted(dev, number) == (code, "")
+    assert is_stopped(data_dir)
+
+
+def test_a_killed_supervisor_is_replaced_under_the_same_dsn(dev: subprocess.Popen[str], data_dir: Path) -> None:
+    assert dev.stdout
+    dsn = json.loads(dev.stdout.readline())["dsn"]
+    lock = data_dir / "eventstore" / "supervisor"
+    killed = lock.read_text()
+    os.kill(int(killed), signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while lock.read_text() in ("", killed) or not answers(dsn):
+        assert time.monotonic() < deadline, "did not come back"
+        time.sleep(0.01)
+    assert interrupted(dev) == (130, "")
     assert is_stopped(data_dir)
 
 

@@ -68,6 +68,12 @@ def test_the_traceback_is_shown_on_request(by: dict[str, object], plain: Run) ->
     assert result.exit_code == 2
 
 
+@pytest.mark.parametrize("value", ["0", "false", "no", "off", ""])
+def test_a_debug_variable_that_says_no_shows_no_traceback(plain: Run, value: str) -> None:
+    result = plain("--dsn", "mysql://x", "read", env={"EVENTSTORE_DEBUG": value})
+    assert (result.exit_code, "Traceback" in result.stderr) == (2, False)
+
+
 @pytest.mark.parametrize(
     ("dsn", "code", "name"),
     [

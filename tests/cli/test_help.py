@@ -57,6 +57,16 @@ def test_the_shared_options_are_listed_with_every_command(plain: Run) -> None:
         assert all(option in plain(*args, "--help").output for option in ("--dsn", "--schema", "--data-dir", "--json"))
 
 
+@pytest.mark.parametrize(
+    ("args", "default"),
+    [("read", "0"), ("export", "0"), ("tail", "current"), ("append", "any"), ("subscription create", "0")],
+)
+def test_where_reading_begins_and_what_an_append_expects_have_their_defaults_in_help(
+    plain: Run, args: str, default: str
+) -> None:
+    assert f"[default: {default}" in plain(*args.split(), "--help").output
+
+
 def test_every_exit_code_is_documented_in_help(plain: Run) -> None:
     text = plain("--help").output
     assert all(f" {code} " in text or f"({code}:" in text for code in set(EXIT_CODES.values()))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +15,8 @@ import pytest
 
 from eventstore import NewEvent
 from tests.cli.conftest import Run, Spawn, interrupted, line_with
+
+needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 
 APP = """
 from eventstore import All, EventStore
@@ -40,6 +45,8 @@ nowhere = EventStore("postgresql://x@/db?host=/nowhere")
 def app(tmp_path: Path) -> Path:
     (tmp_path / "shop.py").write_text(APP)
     (tmp_path / "broken.py").write_text("import not_there")
+    (tmp_path / "unreadable.py").write_text("def (")
+    (tmp_path / "failing.py").write_text("1 / 0")
     return tmp_path
 
 
@@ -119,6 +126,64 @@ def test_bytes_that_are_no_text_are_refused_as_a_name(spawn: Spawn) -> None:
     assert stderr.startswith("InvalidEvent: ")
 
 
+def shell(redirection: str, *args: str, **environment: str) -> tuple[int, str, str]:
+    """Run a command with its standard streams redirected as a shell does."""
+    words = shlex.join([sys.executable, "-m", "eventstore.cli", *args])
+    done = subprocess.run(
+        f"{words} {redirection}", shell=True, text=True, capture_output=True, timeout=60, env=os.environ | environment
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("redirection", "args", "code", "says"),
+    [
+        ("<&-", ("append", "s"), 2, "nothing to append"),
+        ("<&-", ("import", "-", "--format", "csv", "--stream", "a", "--type", "b"), 2, "there is no header"),
+        ("<&-", ("subscription", "delete", "nobody"), 1, "[y/N] \nError: not confirmed"),
+        (">&-", ("append", "s", "--type", "T"), 0, ""),
+        ("2>&-", ("read", "nobody"), 6, ""),
+        ("<&- >&- 2>&-", ("append", "s", "--type", "T"), 0, ""),
+    ],
+)
+def test_closed_standard_streams_are_empty_ones(
+    db: str, cli: Run, redirection: str, args: tuple[str, ...], code: int, says: str
+) -> None:
+    cli("migrate")
+    returned, _, stderr = shell(redirection, *args, EVENTSTORE_DSN=db)
+    assert (returned, "Traceback" in stderr) == (code, False), stderr
+    assert says in stderr
+
+
+@needs_full
+@pytest.mark.parametrize("args", [("streams",), ("export", "-")], ids=" ".join)
+def test_a_full_disk_under_standard_output_has_a_name(
+    db: str, append: Callable[..., None], args: tuple[str, ...]
+) -> None:
+    append("s", NewEvent("T"))
+    code, _, stderr = shell(">/dev/full", *args, EVENTSTORE_DSN=db)
+    assert (code, stderr) == (1, "OutputFailed: cannot write standard output: No space left on device\n")
+
+
+@needs_full
+def test_a_full_disk_under_a_file_is_told_with_the_name_of_the_file(
+    cli: Run, append: Callable[..., None], tmp_path: Path
+) -> None:
+    append("s", NewEvent("T"))
+    result = cli("export", "/dev/full")
+    assert (result.exit_code, result.stderr) == (1, "OutputFailed: cannot write /dev/full: No space left on device\n")
+    (tmp_path / "log.csv").write_text("case,activity\nc1\n")
+    columns = ("--stream", "case", "--type", "activity", "--on-error", "skip", "--rejects", "/dev/full")
+    result = cli("import", str(tmp_path / "log.csv"), *columns)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "OutputFailed: cannot write /dev/full: No space left on device\n"
+
+
+def test_ctrl_c_before_the_command_line_is_loaded_prints_nothing(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt")
+    assert shell("", "--version", PYTHONPATH=str(tmp_path)) == (130, "", "")
+
+
 def test_json_is_utf_8_whatever_the_locale_says(spawn: Spawn, append: Callable[..., None]) -> None:
     append("größe", NewEvent("T"))
     code, stdout, _ = output_of(spawn("streams", "--json", env={"PYTHONIOENCODING": "ascii"}))
@@ -149,6 +214,8 @@ def test_ctrl_c_ends_work_without_a_traceback(work: Spawn, append: Callable[...,
         ("shop", 2, "must look like module:store"),
         ("missing:store", 2, "cannot import missing: No module named 'missing'"),
         ("broken:store", 2, "cannot import broken: No module named 'not_there'"),
+        ("unreadable:store", 2, "--app unreadable:store: cannot import unreadable: SyntaxError: "),
+        ("failing:store", 2, "--app failing:store: cannot import failing: ZeroDivisionError: division by zero"),
         ("shop:missing", 2, "has no attribute 'missing'"),
         ("shop:wrong", 2, "is no EventStore but int"),
         ("shop:APP", 2, "has no attribute 'APP'"),
@@ -161,6 +228,11 @@ def test_work_says_what_is_wrong_with_the_application(work: Spawn, name: str, co
     returned, _, stderr = output_of(work(name))
     assert (returned, "Traceback" in stderr) == (code, False)
     assert says in " ".join(stderr.split())
+
+
+def test_debug_shows_where_the_application_failed(work: Spawn) -> None:
+    code, _, stderr = output_of(work("failing:store", "--debug"))
+    assert (code, "Traceback" in stderr, 'failing.py", line 1' in stderr) == (2, True, True)
 
 
 def test_work_refuses_a_dsn_for_a_store_that_has_its_own(work: Spawn, db: str) -> None:

@@ -79,6 +79,11 @@ def test_without_confirmation_nothing_is_deleted(cli: Run, answer: str) -> None:
     assert len(rows(cli("subscription", "list", "--json"))) == 1
 
 
+def test_an_error_after_the_end_of_input_has_a_line_of_its_own(cli: Run) -> None:
+    result = cli("subscription", "delete", "billing", input="")
+    assert result.stderr.splitlines()[1:] == ["Error: not confirmed, nothing was deleted; --yes does not ask"]
+
+
 def test_yes_does_not_ask(cli: Run) -> None:
     cli(*CREATE)
     result = cli("subscription", "delete", "billing", "--yes", "--json")
