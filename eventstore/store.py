@@ -232,6 +232,8 @@ class EventStore:
 
         *after* and *before* are exclusive versions, whatever the direction; *limit* counts events.
         """
+        check_stream_name(stream)
+        reading.check_bounds(after, before, limit)
         return reading.read_stream(
             self._database,
             stream,

@@ -104,7 +104,7 @@ async def _outside(database: Database, arguments: Sequence[Any], skip_known: boo
 def _refused(error: DatabaseUnavailable) -> bool:
     """Whether the server answered, so that nothing happened; a connection that it cut is no answer."""
     cause = error.__cause__
-    return isinstance(cause, asyncpg.PostgresError) and (cause.sqlstate or "08")[:3] not in ("57P", "080")
+    return isinstance(cause, asyncpg.PostgresError) and (cause.sqlstate or "08000")[:3] not in ("57P", "080")
 
 
 def _result(row: asyncpg.Record) -> AppendResult:

@@ -11,7 +11,7 @@ import asyncpg
 from eventstore.codec import decode
 from eventstore.database import Database
 from eventstore.errors import ConfigurationError
-from eventstore.events import Event, check_stream_name
+from eventstore.events import Event
 from eventstore.selectors import All, Selector, dump
 
 __all__ = ["Page", "Reading", "Share", "head", "read_page", "read_stream"]
@@ -103,7 +103,7 @@ async def head(database: Database) -> int:
     return int(await database.value("head"))
 
 
-def read_stream(
+async def read_stream(
     database: Database,
     stream: str,
     *,
@@ -113,21 +113,7 @@ def read_stream(
     limit: int | None,
     page_size: int,
 ) -> AsyncIterator[Event]:
-    """Return one stream's events by version; see `EventStore.read`."""
-    check_stream_name(stream)
-    _check_bounds(after, before, limit)
-    return _stream_events(database, stream, after, before, backwards, limit, page_size)
-
-
-async def _stream_events(
-    database: Database,
-    stream: str,
-    after: int,
-    before: int | None,
-    backwards: bool,
-    limit: int | None,
-    page_size: int,
-) -> AsyncIterator[Event]:
+    """Yield one stream's events by version; see `EventStore.read`, which checks the arguments."""
     left = limit
     while left is None or left > 0:
         size = page_size if left is None else min(page_size, left)
@@ -163,7 +149,7 @@ class Reading:
         page_size: int = 500,
         window: int = 10_000,
     ) -> None:
-        _check_bounds(after, before, limit)
+        check_bounds(after, before, limit)
         for name, time in (("since", since), ("until", until)):
             if time is not None:
                 check_time(name, time)
@@ -211,7 +197,8 @@ class Reading:
                     return
 
 
-def _check_bounds(after: int, before: int | None, limit: int | None) -> None:
+def check_bounds(after: int, before: int | None, limit: int | None) -> None:
+    """Refuse exclusive bounds or a limit that are none (`ConfigurationError`)."""
     for name, value in (("after", after), ("before", before), ("limit", limit)):
         if value is not None or name == "after":
             check_position(name, value)
