@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install check test build demo hunt format clean
+.PHONY: install check test build demo hunt bench format clean
 
 install: $(STAMP)
 
@@ -30,6 +30,11 @@ demo: install
 # The concurrency hunts at full length; `make test` runs them reduced.
 hunt: install
 	HUNT=full $(BIN)/python -m pytest -m hunt
+
+# Ours beside raw Postgres and beside other event stores; for example `make bench ARGS=--quick`.
+bench: install
+	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
+	$(BIN)/python -m benchmarks $(ARGS)
 
 format: install
 	$(BIN)/ruff check --fix .

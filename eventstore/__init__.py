@@ -10,18 +10,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from eventstore.codec import event_type, upcaster
+    from eventstore.conditions import AppendCondition
     from eventstore.errors import (
+        AppendConditionFailed,
         DatabaseUnavailable,
         DuplicateEventId,
         EventStoreError,
         InvalidEvent,
         InvalidSelector,
         MigrationRequired,
+        OutcomeUnknown,
+        StreamDeleted,
         SubscriptionExists,
         SubscriptionNotFound,
+        UnreadableEvent,
         WrongExpectedVersion,
     )
     from eventstore.events import ANY, NO_STREAM, STREAM_EXISTS, AppendResult, Event, NewEvent
+    from eventstore.log.append import StreamAppend
     from eventstore.selectors import All, EventPattern, EventPayload, EventType, Selector, Stream, Tags
     from eventstore.settings import Settings
     from eventstore.store import EventStore
@@ -32,6 +39,8 @@ __all__ = [
     "NO_STREAM",
     "STREAM_EXISTS",
     "All",
+    "AppendCondition",
+    "AppendConditionFailed",
     "AppendResult",
     "DatabaseUnavailable",
     "Delivery",
@@ -46,20 +55,29 @@ __all__ = [
     "InvalidSelector",
     "MigrationRequired",
     "NewEvent",
+    "OutcomeUnknown",
     "Selector",
     "Settings",
     "Stream",
+    "StreamAppend",
+    "StreamDeleted",
     "Subscription",
     "SubscriptionExists",
     "SubscriptionNotFound",
     "Tags",
+    "UnreadableEvent",
     "WrongExpectedVersion",
+    "event_type",
+    "upcaster",
 ]
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "eventstore.conditions": ("AppendCondition",),
+    "eventstore.codec": ("event_type", "upcaster"),
     "eventstore.events": ("ANY", "NO_STREAM", "STREAM_EXISTS", "AppendResult", "Event", "NewEvent"),
+    "eventstore.log.append": ("StreamAppend",),
     "eventstore.selectors": (
         "All",
         "EventPattern",

@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -23,20 +23,30 @@ from eventstore.schema import REVISION, quoted
 from eventstore.service import to_its_end
 from eventstore.settings import Settings
 
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
 log = logging.getLogger(__name__)
 
-__all__ = ["Connection", "Database", "borrowed", "connect", "mapped_errors", "redacted"]
+__all__ = ["Borrowable", "Connection", "Database", "borrowed", "connect", "mapped_errors", "redacted"]
 
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 
+Borrowable: TypeAlias = "Connection | AsyncConnection | AsyncSession"
+"""What a caller can lend with an open transaction on it."""
+
 
 def _wrong_version(error: asyncpg.PostgresError) -> errors.EventStoreError:
-    facts = json.loads(error.detail or "{}")
+    facts = _facts(error)
     return errors.WrongExpectedVersion(facts["stream"], facts["expected"], facts["actual"])
 
 
 def _duplicate(error: asyncpg.PostgresError) -> errors.EventStoreError:
     return errors.DuplicateEventId(map(UUID, json.loads(error.detail or "[]") or []), _message(error))
+
+
+def _facts(error: asyncpg.PostgresError) -> Any:
+    return json.loads(error.detail or "{}")
 
 
 def _message(error: asyncpg.PostgresError) -> str:
@@ -55,10 +65,12 @@ SQLSTATES: dict[str, Callable[[asyncpg.PostgresError], errors.EventStoreError]] 
     "ES004": _as(errors.PayloadTooLarge),
     "ES005": _as(errors.InvalidSelector),
     "ES006": _as(errors.ConfigurationError),
+    "ES007": lambda error: errors.StreamDeleted(_facts(error)["stream"]),
     "ES008": _as(errors.LeaseLost),
     "ES009": _as(errors.EventStoreError),
     "ES010": _as(errors.DatabaseUnavailable),
     "ES011": _as(errors.TransactionConflict),
+    "ES012": lambda error: errors.AppendConditionFailed(_facts(error)["position"]),
     "40001": _as(errors.TransactionConflict),
     "40P01": _as(errors.TransactionConflict),
     "55P03": _as(errors.TransactionConflict),
@@ -81,6 +93,7 @@ CONSTRAINTS: dict[str, Callable[[asyncpg.PostgresError], errors.EventStoreError]
     "events_id_key": lambda error: errors.DuplicateEventId(
         map(UUID, re.findall(r"\(id\)=\(([0-9a-f-]{36})\)", error.detail or ""))
     ),
+    "event_tags_key": lambda _: errors.InvalidEvent("a tag stands twice in one event"),
     "subscriptions_name_length": lambda _: errors.ConfigurationError("subscription names have 1 to 512 characters"),
     "subscriptions_pool_size": lambda _: errors.ConfigurationError("pool_size must be between 1 and 1024"),
 }
@@ -172,6 +185,9 @@ class Database:
         self._prefix = ""
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._lost: set[Callable[[], None]] = set()
+        # Connections at hand, ahead of the pool's own queue, which costs a call more than many a query does.
+        self._spare: list[Any] = []
+        self._waiting = 0
 
     def on_lost(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call *callback* whenever a connection of the pool ends; returns a function that stops that."""
@@ -236,6 +252,8 @@ class Database:
             return
         try:
             async with asyncio.timeout(5):
+                while self._spare:
+                    await self._release(pool, self._spare.pop())
                 await pool.close()
         except (TimeoutError, *_LOST):
             pool.terminate()
@@ -247,11 +265,28 @@ class Database:
             raise errors.ConfigurationError("the store is not open; use `async with EventStore(...) as store`")
         pool = self._pool
         with mapped_errors():
-            connection = await pool.acquire(timeout=ACQUIRE_WITHIN)
+            connection = await self._taken(pool)
             try:
                 yield connection
-            finally:
+            except BaseException:
                 await to_its_end(self._release(pool, connection))
+                raise
+            if self._waiting or pool is not self._pool:
+                await to_its_end(self._release(pool, connection))
+            else:
+                self._spare.append(connection)
+
+    async def _taken(self, pool: asyncpg.Pool[asyncpg.Record]) -> Any:
+        while self._spare:
+            connection = self._spare.pop()
+            if not connection.is_closed():
+                return connection
+            await to_its_end(self._release(pool, connection))
+        self._waiting += 1
+        try:
+            return await pool.acquire(timeout=ACQUIRE_WITHIN)
+        finally:
+            self._waiting -= 1
 
     async def _release(self, pool: asyncpg.Pool[asyncpg.Record], connection: Any) -> None:
         """Give a connection back; what happened on it has happened, so that a failure here is nobody's error."""

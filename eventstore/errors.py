@@ -10,9 +10,12 @@
     │   └── OutcomeUnknown                      the connection was lost while an append was under way
     ├── TransactionConflict                     deadlock, serialization failure or lock timeout; repeat the transaction
     ├── WrongExpectedVersion                    the stream is not at the version the append expected
+    ├── AppendConditionFailed                   an event matches the condition; read and decide again
+    ├── StreamDeleted                           the stream is closed for good by a tombstone
     ├── DuplicateEventId                        the id is stored already, with other content
     ├── InvalidEvent (also ValueError)          refused before SQL, or by the SQL functions
     │   └── PayloadTooLarge
+    ├── UnreadableEvent                         a stored event cannot be read as a model; its data stays readable
     ├── InvalidSelector (also ValueError)
     ├── ImportFailed                            a row of an imported file is malformed
     ├── SubscriptionExists                      another definition is stored under that name
@@ -33,6 +36,7 @@ from uuid import UUID
 
 __all__ = [
     "AlreadyStarted",
+    "AppendConditionFailed",
     "CheckpointAheadOfLog",
     "ConfigurationError",
     "DataDirectoryMismatch",
@@ -47,9 +51,11 @@ __all__ = [
     "OutcomeUnknown",
     "Overflow",
     "PayloadTooLarge",
+    "StreamDeleted",
     "SubscriptionExists",
     "SubscriptionNotFound",
     "TransactionConflict",
+    "UnreadableEvent",
     "WrongExpectedVersion",
 ]
 
@@ -108,6 +114,30 @@ class WrongExpectedVersion(EventStoreError):
         super().__init__(f"stream {stream!r} is at version {actual}, but the append expected {expected}")
 
 
+class AppendConditionFailed(EventStoreError):
+    """An event matches the append's condition; read again, decide again.
+
+    Attributes:
+        position: of the first event that broke the condition.
+    """
+
+    def __init__(self, position: int) -> None:
+        super().__init__(f"the event at position {position} matches the append condition; read and decide again")
+        self.position = position
+
+
+class StreamDeleted(EventStoreError):
+    """The stream is closed for good by a tombstone; nothing can be appended to it any more.
+
+    Attributes:
+        stream: its name.
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(f"stream {stream!r} is closed for good by a tombstone; append to another stream")
+        self.stream = stream
+
+
 class DuplicateEventId(EventStoreError):
     """An event id is stored already: with other content, in another order, or only some of the append's ids."""
 
@@ -123,6 +153,14 @@ class InvalidEvent(EventStoreError, ValueError):
 
 class PayloadTooLarge(InvalidEvent):
     """The encoded data and metadata of one event exceed the limit."""
+
+
+class UnreadableEvent(EventStoreError):
+    """A stored event cannot be read as a model; ``event.data`` stays readable as it was stored."""
+
+    def __init__(self, type: str, schema_version: object, position: int, reason: str) -> None:
+        self.type, self.schema_version, self.position, self.reason = type, schema_version, position, reason
+        super().__init__(f"event {type!r} of schema version {schema_version} at position {position}: {reason}")
 
 
 class InvalidSelector(EventStoreError, ValueError):

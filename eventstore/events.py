@@ -9,11 +9,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, TypeAlias, TypeVar, overload
 from uuid import UUID
 
-from eventstore.codec import check_text, encode
-from eventstore.errors import InvalidEvent, PayloadTooLarge
+from pydantic import BaseModel
+
+from eventstore.codec import check_text, encode, event_types
+from eventstore.errors import InvalidEvent, PayloadTooLarge, UnreadableEvent
 
 __all__ = [
     "ANY",
@@ -31,6 +33,12 @@ MAX_EVENT_BYTES = 1 << 20
 MAX_TAGS = 64
 MAX_TAG_LENGTH = 256
 MAX_NAME_LENGTH = 512
+
+SCHEMA_VERSION: Final = "schema_version"
+"""The key in metadata; absent means 1."""
+
+Model = TypeVar("Model", bound=BaseModel)
+ModelClass: TypeAlias = type[Model]  # within Event, type is a field
 
 
 class Expected(IntEnum):
@@ -88,8 +96,9 @@ class NewEvent:
 
     Attributes:
         type: what happened, for example ``OrderPlaced``; up to 512 characters.
-        data: any JSON value (dict with string keys, list, str, int, float, bool, None) or a pydantic model.
-        metadata: a JSON object about the event.
+        data: any JSON value (dict with string keys, list, str, int, float, bool, None) or a pydantic model; the type
+            must be the one its class is registered under, if it is.
+        metadata: a JSON object about the event; the schema version of a registered model is added from 2 on.
         tags: up to 64 distinct strings of up to 256 characters, in the order given.
         id: makes repeating the append harmless; UUID version 7 by default.
         created_at: the caller's time of the fact, with a time zone; now by default.
@@ -115,11 +124,45 @@ class NewEvent:
         if not isinstance(self.metadata, dict):
             raise InvalidEvent(f"metadata must be a dict, not {type(self.metadata).__name__}")
         put = object.__setattr__
+        registration = event_types.registration(type(self.data))
+        if registration is not None:
+            put(self, "metadata", _versioned(self.metadata, self.type, *registration))
         put(self, "tags", _checked_tags(self.tags))
         put(self, "created_at", _checked_time(self.created_at))
         put(self, "encoded_data", encode(self.data))
         put(self, "encoded_metadata", encode(self.metadata, field="metadata") if self.metadata else "{}")
         self._check_size()
+
+    @classmethod
+    def of(
+        cls,
+        model: BaseModel,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        tags: Iterable[str] = (),
+        id: UUID | None = None,
+        created_at: datetime | None = None,
+    ) -> NewEvent:
+        """Return the event of a registered model: type and schema version are those its class is registered under.
+
+        Raises:
+            InvalidEvent: the class is not registered, *metadata* has another schema version, or a field breaks a rule.
+            PayloadTooLarge: data and metadata together exceed 1 MiB of UTF-8.
+        """
+        registration = event_types.registration(type(model))
+        if registration is None:
+            raise InvalidEvent(
+                f"{type(model).__name__} is not registered as an event type; decorate it with @event_type(), "
+                "or name the type: NewEvent(type, model)"
+            )
+        return cls(
+            registration[0],
+            model,
+            {} if metadata is None else metadata,
+            tags,
+            uuid7() if id is None else id,
+            created_at,  # type: ignore[arg-type]
+        )
 
     def _check_size(self) -> None:
         # Characters bound the bytes from both sides, so that small events are never encoded again to be counted.
@@ -129,6 +172,20 @@ class NewEvent:
         size = len(self.encoded_data.encode()) + len(self.encoded_metadata.encode())
         if size > MAX_EVENT_BYTES:
             raise PayloadTooLarge(f"data and metadata take {size:,} bytes; the limit is {MAX_EVENT_BYTES:,}")
+
+
+def _versioned(metadata: Mapping[str, Any], given: str, name: str, version: int) -> Mapping[str, Any]:
+    """Return *metadata* with the schema version a registered model is written with."""
+    if given != name:
+        raise InvalidEvent(f"event type {given!r}: the model is registered as {name!r}; give that, or use NewEvent.of")
+    if SCHEMA_VERSION not in metadata:
+        return metadata if version == 1 else {**metadata, SCHEMA_VERSION: version}
+    stated = metadata[SCHEMA_VERSION]
+    if type(stated) is not int or stated != version:
+        raise InvalidEvent(
+            f"metadata.{SCHEMA_VERSION} is {stated!r}, but the model is registered as version {version} of {name!r}"
+        )
+    return metadata
 
 
 def _checked_time(time: datetime | None) -> datetime:
@@ -165,6 +222,7 @@ class Event:
         version: counts from 1 within the stream, without gaps; None without a stream.
         position: place in the global order.
         bucket: hash of the stream name, 0…1023; decides the partition.
+        data: as it was stored, whatever its schema version; `as_model` never changes it.
         created_at: the caller's time.
         recorded_at: the database's time.
     """
@@ -180,6 +238,37 @@ class Event:
     bucket: int
     created_at: datetime
     recorded_at: datetime
+
+    @property
+    def schema_version(self) -> int:
+        """The schema version the data was written in: ``metadata["schema_version"]``, or 1.
+
+        Raises:
+            UnreadableEvent: what stands there is no integer from 1.
+        """
+        version = self.metadata.get(SCHEMA_VERSION, 1)
+        if type(version) is not int or version < 1:
+            reason = f"metadata.{SCHEMA_VERSION} must be an integer from 1"
+            raise UnreadableEvent(self.type, version, self.position, reason)
+        return version
+
+    @overload
+    def as_model(self, model: None = None) -> BaseModel: ...
+
+    @overload
+    def as_model(self, model: ModelClass[Model]) -> Model: ...
+
+    def as_model(self, model: ModelClass[BaseModel] | None = None) -> BaseModel:
+        """Return the data as the newest model registered for this type, after chaining upcasters up to its version.
+
+        *model* names another class: one that is registered for this type is read at its own version, any other has to
+        take the data as it is stored.
+
+        Raises:
+            UnreadableEvent: no model is registered for the type, the event is newer than the model, an upcaster is
+                missing or fails, or the model refuses the data.
+        """
+        return event_types.read(self.type, self.schema_version, self.data, position=self.position, model=model)
 
 
 @dataclass(frozen=True, slots=True)

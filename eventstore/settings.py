@@ -19,6 +19,7 @@ class Settings:
         statement_cache_size: prepared statements kept per connection; 0 behind a pooler in transaction mode.
         listen_dsn: a direct DSN for LISTEN where the main one goes through a pooler; None: the main DSN.
         listen: False polls only, for databases that can be reached through a pooler alone.
+        append_timeout: how long an append whose connection was lost is tried again before its outcome is unknown.
         poll_interval: how often the log is looked at even if no signal comes; ±20 % of jitter.
         heartbeat_interval: how often a node checks that it hears its own signal.
         page_size: events read by one query.
@@ -40,6 +41,7 @@ class Settings:
     statement_cache_size: int = 100
     listen_dsn: str | None = None
     listen: bool = True
+    append_timeout: float = 10.0
     poll_interval: float = 1.0
     heartbeat_interval: float = 10.0
     page_size: int = 500

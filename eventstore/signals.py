@@ -27,6 +27,10 @@ __all__ = ["Signals"]
 
 log = logging.getLogger(__name__)
 
+SPACING = 0.005
+"""Seconds between two signals of a node. The first after a pause is sent at once; a stream of appends does not pay for
+one NOTIFY each, of which every listening session would have to be woken."""
+
 HEARD_WITHIN = 5.0
 """Seconds in which a node must hear its own signal before it takes its listening connection for dead."""
 
@@ -94,6 +98,7 @@ class Signals:
             await self._send()
             healthy()
             self.moments.reach("notified")
+            await asyncio.sleep(SPACING)
 
     async def _send(self) -> None:
         if self._notifier is None or self._notifier.is_closed():

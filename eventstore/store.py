@@ -14,12 +14,21 @@ from typing import TYPE_CHECKING, Literal, Self
 from uuid import uuid4
 
 from eventstore import schema as schemas
-from eventstore.database import Connection, Database
-from eventstore.errors import AlreadyStarted, ConfigurationError, DatabaseUnavailable, TransactionConflict
+from eventstore.conditions import AppendCondition
+from eventstore.database import Borrowable, Database
+from eventstore.errors import (
+    AlreadyStarted,
+    ConfigurationError,
+    DatabaseUnavailable,
+    InvalidEvent,
+    TransactionConflict,
+)
 from eventstore.events import ANY, AppendResult, Event, NewEvent, check_stream_name
 from eventstore.feed import Feed, Follower
 from eventstore.log import append as appending
 from eventstore.log import read as reading
+from eventstore.log.append import StreamAppend
+from eventstore.log.coalescing import Coalescer
 from eventstore.selectors import All, Selector, check_selector
 from eventstore.service import Backoff, Tasks, set_within, to_its_end
 from eventstore.settings import Settings
@@ -79,6 +88,7 @@ class EventStore:
         self._database = Database(self.settings, self.settings.connections)
         # The lease and the feed have connections of their own: appends that wait for a lock must not stop them.
         self._control = Database(self.settings, CONTROL_CONNECTIONS)
+        self._coalescer = Coalescer(self._database, self.settings.connections, self.settings.append_timeout)
         self._signals = Signals(uuid4(), self.settings)
         self._feed = Feed(self._control, self._signals, self.settings)
         self._ledger = Ledger(self._database)
@@ -130,7 +140,7 @@ class EventStore:
     async def _start(self, started: AsyncExitStack) -> None:
         """The start order; stopping is its reverse."""
         dsn = self._dsn or await self._start_embedded(started)
-        for part in (self._database, self._control, self._signals, self._feed, self._pools):
+        for part in (self._database, self._coalescer, self._control, self._signals, self._feed, self._pools):
             await part.start(dsn, self.schema)
             started.push_async_callback(part.stop)
 
@@ -175,37 +185,82 @@ class EventStore:
 
     async def append(
         self,
-        stream: str,
+        stream: str | None,
         events: Sequence[NewEvent],
         *,
         expected: int = ANY,
-        connection: Connection | None = None,
+        condition: AppendCondition | None = None,
+        connection: Borrowable | None = None,
+        timeout: float | None = None,
     ) -> AppendResult:
         """Append *events* to *stream*, all or nothing.
 
-        Appending the same events (by id) again returns the first result, whatever *expected* says now.
+        Appending the same events (by id) again returns the first result, whatever *expected* and *condition* say now.
+        After a lost connection the store does that itself, for `Settings.append_timeout` seconds.
 
         Args:
-            stream: 1 to 512 characters.
+            stream: 1 to 512 characters. None: the events belong to no stream and are ordered by position only.
             events: 1 to 1,000 events.
             expected: `ANY`, `NO_STREAM`, `STREAM_EXISTS`, or the exact version the stream must have.
-            connection: an asyncpg connection with an open transaction; the append happens if that commits, and a
-                failed append leaves it usable.
+            condition: append only if no event matches it.
+            connection: an asyncpg connection, SQLAlchemy ``AsyncConnection`` or ``AsyncSession`` with an open
+                transaction; the append happens if that commits, and a failed append leaves it usable.
+            timeout: seconds the whole call may take.
 
         Raises:
             WrongExpectedVersion: the stream is at another version.
+            AppendConditionFailed: an event matches the condition.
             DuplicateEventId: an id is stored already, with other content or without the others.
+            StreamDeleted: the stream was closed for good.
             InvalidEvent: an event or the stream's name breaks a rule; nothing was sent.
-            TransactionConflict: a deadlock or serialization failure inside the caller's transaction.
-            OutcomeUnknown: the connection was lost on the way; append the same events again to learn the outcome.
+            TransactionConflict: a deadlock or serialization failure inside the caller's transaction, or the condition
+                waited too long for other appends.
+            OutcomeUnknown: time ran out and the append may have happened; append the same events again to learn that.
+            TimeoutError: time ran out before anything was sent.
             DatabaseUnavailable: there was no connection; nothing happened.
         """
-        result = await appending.append(self._database, stream, events, expected, connection)
-        if connection is None:
-            self._signals.appended()
-        return result
+        part = appending.StreamAppend(stream, events, expected)
+        return (await self._append(appending.Request((part,), condition), connection, timeout))[0]
 
-    async def append_known(self, streams: Sequence[str], events: Sequence[NewEvent]) -> int:
+    async def append_many(
+        self,
+        appends: Sequence[StreamAppend],
+        *,
+        condition: AppendCondition | None = None,
+        connection: Borrowable | None = None,
+        timeout: float | None = None,
+    ) -> list[AppendResult]:
+        """Append to several streams, all or nothing; one result for each, in their order.
+
+        Args:
+            appends: each stream once, 1,000 events together. They get their positions in the order given.
+            condition, connection, timeout: as in `append`, with the same errors.
+        """
+        if isinstance(appends, StreamAppend) or not all(isinstance(one, StreamAppend) for one in appends):
+            raise InvalidEvent("append_many takes a list of StreamAppend")
+        return await self._append(appending.Request(tuple(appends), condition), connection, timeout)
+
+    async def _append(
+        self, request: appending.Request, connection: Borrowable | None, timeout: float | None
+    ) -> list[AppendResult]:
+        if timeout is None:
+            return await self._append_within(request, connection)
+        appending.check_timeout(timeout)
+        with appending.deadline(request, timeout):
+            async with asyncio.timeout(timeout):
+                return await self._append_within(request, connection)
+
+    async def _append_within(self, request: appending.Request, connection: Borrowable | None) -> list[AppendResult]:
+        if connection is not None:
+            return appending.results(await appending.run_in(self._database, connection, request))
+        if request.condition is None and len(request.parts) == 1:
+            done = [await self._coalescer.append(request)]
+        else:
+            done = appending.results(await appending.run(self._database, request, self.settings.append_timeout))
+        self._signals.appended()
+        return done
+
+    async def append_known(self, streams: Sequence[str | None], events: Sequence[NewEvent]) -> int:
         """Append each event to the stream beside it, in one transaction, leaving out those stored already.
 
         This is what imports use: the order given is the order of positions, across streams. Returns how many events
@@ -214,10 +269,11 @@ class EventStore:
         Raises:
             DuplicateEventId: an id is stored with other content (`ids` names it); nothing of the call is written.
         """
-        added = await appending.append_known(self._database, streams, events)
-        if added:
+        request = appending.KnownRequest(streams, events)
+        rows = await appending.run(self._database, request, self.settings.append_timeout)
+        if rows:
             self._signals.appended()
-        return added
+        return appending.known_added(rows)
 
     def read(
         self,

@@ -1,62 +1,131 @@
-"""Appending: from events to the arrays of ``append_events_v1``, and its answer back."""
+"""Appending: what is asked for, as the arrays of the SQL functions, and their answer back.
+
+`run` appends one request on a connection of its own and finds out what became of it; `coalescing` takes the requests
+that can share a round trip.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
 
-from eventstore.database import Connection, Database, borrowed
-from eventstore.errors import DatabaseUnavailable, InvalidEvent, OutcomeUnknown
+from eventstore.conditions import AppendCondition
+from eventstore.database import Database, borrowed
+from eventstore.errors import ConfigurationError, DatabaseUnavailable, DuplicateEventId, InvalidEvent, OutcomeUnknown
 from eventstore.events import ANY, AppendResult, Expected, NewEvent, check_stream_name
+from eventstore.service import Backoff
 
-__all__ = ["MAX_EVENTS", "append", "append_known", "event_arrays"]
+__all__ = [
+    "MAX_EVENTS",
+    "KnownRequest",
+    "Request",
+    "StreamAppend",
+    "answered",
+    "deadline",
+    "event_arrays",
+    "known_added",
+    "results",
+    "run",
+    "run_in",
+]
 
 MAX_EVENTS = 1000
 """Events of one append; imports bring their own batches."""
 
 
-async def append(
-    database: Database,
-    stream: str,
-    events: Sequence[NewEvent],
-    expected: int = ANY,
-    connection: Connection | None = None,
-) -> AppendResult:
-    """Append *events* to *stream*; see `EventStore.append`."""
-    check_stream_name(stream)
-    _check(events, expected)
-    arguments = ([stream], [int(expected)], *event_arrays(events, [1] * len(events)))
-    if connection is None:
-        row = (await _outside(database, arguments))[0]
-    else:
-        async with borrowed(connection):
-            row = (await database.rows("append_events_v1", *arguments, False, True, on=connection))[0]
-    return _result(row)
+@dataclass(frozen=True, slots=True)
+class StreamAppend:
+    """Events for one stream, as a part of `EventStore.append_many`.
 
-
-async def append_known(database: Database, streams: Sequence[str], events: Sequence[NewEvent]) -> int:
-    """Append each event to the stream beside it, in one transaction, leaving out those stored already.
-
-    Returns how many were new.
+    Attributes:
+        stream: None: events without a stream.
+        expected: `ANY`, `NO_STREAM`, `STREAM_EXISTS`, or the exact version the stream must have.
 
     Raises:
-        DuplicateEventId: an id is stored with other content; nothing of the batch is written.
+        InvalidEvent: a part breaks a rule.
     """
-    _check_events(events)
-    if len(streams) != len(events):
-        raise InvalidEvent(f"{len(events)} events need as many streams, not {len(streams)}")
-    for name in streams:
-        check_stream_name(name)
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(streams), 1)}
-    arrays = event_arrays(events, [numbers[name] for name in streams])
-    rows = await _outside(database, (list(numbers), [int(ANY)] * len(numbers), *arrays), skip_known=True)
-    return sum(row["version"] - row["first_version"] + 1 for row in rows)
+
+    stream: str | None
+    events: Sequence[NewEvent]
+    expected: int = ANY
+
+    def __post_init__(self) -> None:
+        check_stream(self.stream)
+        check_events(self.events)
+        expected = self.expected
+        if isinstance(expected, bool) or not isinstance(expected, int) or not min(Expected) <= expected < 1 << 63:
+            raise InvalidEvent(f"expected must be ANY, NO_STREAM, STREAM_EXISTS or a version, not {expected!r}")
+        if self.stream is None and expected != ANY:
+            raise InvalidEvent("events without a stream have no version to expect; use a condition")
+
+
+@dataclass(slots=True)
+class Request:
+    """One append, all or nothing; *sent* tells whether it may have happened."""
+
+    parts: Sequence[StreamAppend]
+    condition: AppendCondition | None = None
+    sent: bool = field(default=False)
+
+    def __post_init__(self) -> None:
+        if self.condition is not None and not isinstance(self.condition, AppendCondition):
+            raise InvalidEvent(f"condition must be an AppendCondition, not {type(self.condition).__name__}")
+        count = sum(len(part.events) for part in self.parts)
+        if not count:
+            raise InvalidEvent("an append needs at least one event")
+        if count > MAX_EVENTS:
+            raise InvalidEvent(f"an append takes at most {MAX_EVENTS} events, this has {count}")
+        if len(self.parts) > 1 and len({part.stream for part in self.parts}) < len(self.parts):
+            raise InvalidEvent("a stream stands twice in one append; put its events together")
+        if count > 1 and len({event.id for part in self.parts for event in part.events}) < count:
+            raise InvalidEvent("an event id stands twice in one append")
+
+    def arguments(self, *, signal: bool) -> list[Any]:
+        """Return the arguments of ``append_events_v1``."""
+        events = [event for part in self.parts for event in part.events]
+        numbers = [number for number, part in enumerate(self.parts, 1) for _ in part.events]
+        condition = self.condition.encoded if self.condition else None
+        return [
+            [part.stream for part in self.parts],
+            [int(part.expected) for part in self.parts],
+            *event_arrays(events, numbers),
+            False,
+            signal,
+            condition,
+        ]
+
+
+@dataclass(slots=True)
+class KnownRequest:
+    """An import: events beside their streams, of which those that are stored already are left out."""
+
+    streams: Sequence[str | None]
+    events: Sequence[NewEvent]
+    sent: bool = field(default=False)
+
+    def __post_init__(self) -> None:
+        check_events(self.events)
+        if len(self.streams) != len(self.events):
+            raise InvalidEvent(f"{len(self.events)} events need as many streams, not {len(self.streams)}")
+        for name in self.streams:
+            check_stream(name)
+        if len({event.id for event in self.events}) < len(self.events):
+            raise InvalidEvent("an event id stands twice in one append")
+
+    def arguments(self, *, signal: bool) -> list[Any]:
+        """Return the arguments of ``append_events_v1``."""
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(self.streams), 1)}
+        arrays = event_arrays(self.events, [numbers[name] for name in self.streams])
+        return [list(numbers), [int(ANY)] * len(numbers), *arrays, True, signal, None]
 
 
 def event_arrays(events: Sequence[NewEvent], stream_numbers: list[int]) -> tuple[list[Any], ...]:
-    """Return the columns of *events* as ``append_events_v1`` takes them, from ``p_stream_no`` on."""
+    """Return the columns of *events* as the SQL functions take them, from the stream numbers on."""
     return (
         stream_numbers,
         [event.id for event in events],
@@ -68,15 +137,14 @@ def event_arrays(events: Sequence[NewEvent], stream_numbers: list[int]) -> tuple
     )
 
 
-def _check(events: Sequence[NewEvent], expected: int) -> None:
-    _check_events(events)
-    if len(events) > MAX_EVENTS:
-        raise InvalidEvent(f"an append takes at most {MAX_EVENTS} events, this has {len(events)}")
-    if isinstance(expected, bool) or not isinstance(expected, int) or not min(Expected) <= expected < 1 << 63:
-        raise InvalidEvent(f"expected must be ANY, NO_STREAM, STREAM_EXISTS or a version, not {expected!r}")
+def check_stream(stream: object) -> None:
+    """Refuse what is neither a stream's name nor None (`InvalidEvent`)."""
+    if stream is not None:
+        check_stream_name(stream)
 
 
-def _check_events(events: Sequence[NewEvent]) -> None:
+def check_events(events: object) -> None:
+    """Refuse what is no list of `NewEvent`, or an empty one (`InvalidEvent`)."""
     if isinstance(events, NewEvent) or not isinstance(events, Sequence):
         raise InvalidEvent("events must be a list of NewEvent")
     if not events:
@@ -84,38 +152,113 @@ def _check_events(events: Sequence[NewEvent]) -> None:
     for event in events:
         if not isinstance(event, NewEvent):
             raise InvalidEvent(f"events must be NewEvent, not {type(event).__name__}")
-    if len({event.id for event in events}) < len(events):
-        raise InvalidEvent("an event id stands twice in one append")
 
 
-async def _outside(database: Database, arguments: Sequence[Any], skip_known: bool = False) -> list[asyncpg.Record]:
-    async with database.acquire() as connection:
+async def run(database: Database, request: Request | KnownRequest, patience: float) -> list[asyncpg.Record]:
+    """Append *request* on a connection of the pool; one row a stream.
+
+    After a lost reply it is sent again, which the ids make harmless, for *patience* seconds.
+
+    Raises:
+        OutcomeUnknown: the database did not come back within that time.
+        DatabaseUnavailable: there was no connection; nothing was sent.
+    """
+    arguments = request.arguments(signal=False)
+    backoff = Backoff(0.05, 1.0)
+    until: float | None = None
+    while True:
         try:
-            return await database.rows("append_events_v1", *arguments, skip_known, False, on=connection)
+            return await _sent(database, request, arguments)
         except DatabaseUnavailable as error:
-            if _refused(error):
+            if not request.sent:
                 raise
-            raise OutcomeUnknown(
-                f"the connection was lost during an append ({error}); "
-                "repeat it with the same events to learn whether it happened"
-            ) from error
+            now = asyncio.get_running_loop().time()
+            until = now + patience if until is None else until
+            if (wait := backoff.next()) > until - now:
+                raise OutcomeUnknown(
+                    f"the connection was lost during an append and did not come back in {patience:g} s ({error}); "
+                    "repeat it with the same events to learn whether it happened"
+                ) from error
+            await asyncio.sleep(wait)
 
 
-def _refused(error: DatabaseUnavailable) -> bool:
-    """Whether the server answered, so that nothing happened; a connection that it cut is no answer."""
+async def _sent(database: Database, request: Request | KnownRequest, arguments: Sequence[Any]) -> list[asyncpg.Record]:
+    async with database.acquire() as connection:
+        before, request.sent = request.sent, True
+        try:
+            return await _racing(database, arguments, connection)
+        except DatabaseUnavailable as error:
+            # An answer, as from a standby, says that this attempt did nothing.
+            request.sent = before or not answered(error)
+            raise
+
+
+async def _racing(database: Database, arguments: Sequence[Any], connection: Any) -> list[asyncpg.Record]:
+    """Append; if the same ids were just being written elsewhere, look at what they became."""
+    try:
+        return await database.rows("append_events_v1", *arguments, on=connection)
+    except DuplicateEventId as error:
+        if not isinstance(error.__cause__, asyncpg.UniqueViolationError):
+            raise
+    return await database.rows("append_events_v1", *arguments, on=connection)
+
+
+def answered(error: DatabaseUnavailable) -> bool:
+    """Tell whether the server answered, so that nothing happened; a connection that it cut is no answer."""
     cause = error.__cause__
     return isinstance(cause, asyncpg.PostgresError) and (cause.sqlstate or "08000")[:3] not in ("57P", "080")
 
 
-def _result(row: asyncpg.Record) -> AppendResult:
-    return AppendResult(
-        stream=row["stream"],
-        version=row["version"],
-        position=row["position"],
-        first_version=row["first_version"],
-        first_position=row["first_position"],
-        idempotent=row["idempotent"],
-    )
+async def run_in(database: Database, connection: Any, request: Request) -> list[asyncpg.Record]:
+    """Append *request* inside the caller's open transaction; see `database.borrowed`."""
+    arguments = request.arguments(signal=True)
+    try:
+        async with borrowed(connection) as raw:
+            return await database.rows("append_events_v1", *arguments, on=raw)
+    except DuplicateEventId as error:
+        if not isinstance(error.__cause__, asyncpg.UniqueViolationError):
+            raise
+    async with borrowed(connection) as raw:
+        return await database.rows("append_events_v1", *arguments, on=raw)
+
+
+@contextmanager
+def deadline(request: Request, timeout: float | None) -> Iterator[None]:
+    """Turn the end of *timeout* seconds into the error that says whether *request* may have happened."""
+    try:
+        yield
+    except TimeoutError:
+        if not request.sent:
+            raise TimeoutError(f"the append was not sent within {timeout:g} s; nothing happened") from None
+        raise OutcomeUnknown(
+            f"no answer within {timeout:g} s; append the same events again to learn whether it happened"
+        ) from None
+
+
+def results(rows: Sequence[asyncpg.Record]) -> list[AppendResult]:
+    """Return what ``append_events_v1`` answered."""
+    return [
+        AppendResult(
+            stream=row["stream"],
+            version=row["version"],
+            position=row["position"],
+            first_version=row["first_version"],
+            first_position=row["first_position"],
+            idempotent=row["idempotent"],
+        )
+        for row in rows
+    ]
+
+
+def known_added(rows: Sequence[asyncpg.Record]) -> int:
+    """Return how many events of an import were new."""
+    return sum(row["events"] for row in rows)
+
+
+def check_timeout(timeout: object) -> None:
+    """Refuse what is no time in seconds (`ConfigurationError`)."""
+    if timeout is not None and (type(timeout) not in (int, float) or not 0 < timeout < 1e6):  # type: ignore[operator]
+        raise ConfigurationError(f"timeout must be a number of seconds above 0, not {timeout!r}")
 
 
 def _array_literal(tags: Any) -> str:

@@ -1,10 +1,12 @@
--- For psql and other languages: appends to one stream, signalling inside the transaction.
+-- For psql and other languages: appends to one stream, or to none (null), signalling inside the transaction.
 --
 --   select * from eventstore.append_events('order-1', '[{"type": "OrderPlaced", "data": {"total": 9}}]', expected => 0);
 --
 -- Each event is an object: type, and optionally data, metadata (object), tags (array), id (uuid), created_at.
 -- expected: an exact version, 0 = no stream, -1 = any, -2 = exists.
-create function @schema@.append_events(stream_name text, events json, expected bigint default -1)
+-- condition: append only if no event matches, {"items": [{"types": [...], "tags": [...], "stream": "..."}], "after": 12}.
+create function @schema@.append_events(
+    stream_name text, events json, expected bigint default -1, condition jsonb default null)
 returns table (stream text, first_version bigint, version bigint, first_position bigint, "position" bigint,
                idempotent boolean)
 language plpgsql volatile security definer
@@ -54,7 +56,8 @@ begin
         raise exception '%', sqlerrm using errcode = 'ES003';
     end;
     return query
-        select * from append_events_v1(array[stream_name], array[expected], v.stream_no, v.ids, v.types, v.data,
-                                       v.metadata, v.tags, v.created_at);
+        select a.stream, a.first_version, a.version, a.first_position, a.position, a.idempotent
+          from append_events_v1(array[stream_name], array[expected], v.stream_no, v.ids, v.types, v.data, v.metadata,
+                                v.tags, v.created_at, p_condition => condition) a;
 end
 $$;

@@ -1,61 +1,68 @@
--- Appends events to one or more streams, all or nothing. The heart of the log.
+-- Appends events to streams, or to none, all or nothing. The heart of the log.
 --
---   p_streams      the streams written to, each named once
+--   p_streams      the streams written to, each named once; null = events without a stream
 --   p_expected     of each stream: an exact version, 0 = no stream, -1 = any, -2 = exists
 --   p_stream_no    of each event: which of p_streams it goes to, from 1
 --   p_ids … p_created_at   the events, in the order of their positions; p_tags holds text[] literals, null = none
 --   p_skip_known   import: leave out events that are stored already with the same content
 --   p_signal       signal inside this transaction (callers that signal after commit say false)
+--   p_condition    append only if no event after "after" matches any item (see condition_problem_v1)
 --
--- One row a stream, in the order of p_streams (with p_skip_known: only of streams that got events).
+-- One row a stream, in the order of p_streams (with p_skip_known: only of streams that got events); events counts them.
 --
--- The order of the steps is what keeps the log right:
---   1. Stream rows are locked in name order, so that two appends can never wait for each other in a circle, and
---      position order equals version order within a stream, even in a long transaction of the caller's.
---   2. Ids are looked up under those locks: a repeated append returns its first result, whatever it expects now.
---   3. Expected versions are checked.
---   4. The horizon lock (see horizon_v1) is taken after last_value is read and before any position is drawn.
---   5. Positions are drawn in one statement of their own, in event order; a single larger statement would draw them
---      in join order and could invert versions.
+-- The order of the steps is what keeps the log right, and appends from waiting for each other in a circle:
+--   1. Stripes, in one sorted pass. Every event holds the stripes of its tags, type and stream and the "any" stripe,
+--      shared; a condition holds exclusively one stripe of each of its items that every matching event holds. So while a
+--      condition is judged no matching event is in flight, and unrelated appends pass.
+--   2. Stream rows, in name order, so that position order equals version order within a stream, even in a long
+--      transaction of the caller's.
+--   3. Ids are looked up under those locks: a repeated append returns its first result, whatever it expects now.
+--   4. Expected versions, then the condition, in a statement of its own: its snapshot is newer than the locks.
+--   5. The horizon lock, positions and rows: write_events_v1.
 create function @schema@.append_events_v1(
     p_streams text[], p_expected bigint[], p_stream_no int[],
     p_ids uuid[], p_types text[], p_data json[], p_metadata json[], p_tags text[], p_created_at timestamptz[],
-    p_skip_known boolean default false, p_signal boolean default true)
+    p_skip_known boolean default false, p_signal boolean default true, p_condition jsonb default null)
 returns table (stream text, first_version bigint, version bigint, first_position bigint, "position" bigint,
-               idempotent boolean)
+               idempotent boolean, events bigint)
 language plpgsql volatile security definer
 set search_path = pg_catalog, @schema@, pg_temp
 as $$
 #variable_conflict use_column
 declare
+    v_streams constant int := coalesce(cardinality(p_streams), 0);
+    v_before bigint[];
+    v_after bigint[];
+    v_buckets smallint[];
     v_versions bigint[];
     v_positions bigint[];
-    v_known bigint;
+    v_known boolean;
+    v_broken bigint;
     v_row record;
-    v_version bigint;
+    v_no int;
 begin
     perform check_events_v1(p_streams, p_expected, p_stream_no, p_ids, p_types, p_data, p_metadata, p_tags,
                             p_created_at);
+    perform lock_stripes_v1(p_streams, p_types, p_tags, p_condition);
 
-    v_versions := array_fill(0::bigint, array[cardinality(p_streams)]);
+    v_before := array_fill(null::bigint, array[v_streams]);
+    v_buckets := array_fill(null::smallint, array[v_streams]);
     for v_row in
-        select s.name, s.no from unnest(p_streams) with ordinality s(name, no) order by s.name collate "C"
+        select n.name, n.no, l.version, l.bucket, l.state
+          from (select s.name, s.no from unnest(p_streams) with ordinality s(name, no)
+                 where s.name is not null order by s.name collate "C") n
+         cross join lateral lock_stream_v1(n.name) l
     loop
-        select s.version into v_version from streams s where s.name = v_row.name for update;
-        if not found then
-            insert into streams (name, bucket) values (v_row.name, bucket_v1(v_row.name))
-                on conflict (name) do nothing;
-            select s.version into v_version from streams s where s.name = v_row.name for update;
-        end if;
-        v_versions[v_row.no] := v_version;
+        v_before[v_row.no] := v_row.version;
+        v_buckets[v_row.no] := v_row.bucket;
     end loop;
 
-    select count(*) into v_known from events e where e.id = any (p_ids);
-    if v_known > 0 and not p_skip_known then
+    v_known := exists (select from events e where e.id = any (p_ids));
+    if v_known and not p_skip_known then
         return query select * from repeated_append_v1(
             p_streams, p_stream_no, p_ids, p_types, p_data, p_metadata, p_tags);
         return;
-    elsif v_known > 0 then
+    elsif v_known then
         perform check_known_events_v1(p_streams, p_stream_no, p_ids, p_types, p_data, p_metadata, p_tags);
         select coalesce(array_agg(n.stream_no order by n.ord), '{}'), array_agg(n.id order by n.ord),
                array_agg(n.type order by n.ord), array_agg(n.data order by n.ord),
@@ -70,47 +77,34 @@ begin
         end if;
     end if;
 
-    for v_row in
-        select s.name, s.expected, s.no from unnest(p_streams, p_expected) with ordinality s(name, expected, no)
-    loop
-        v_version := v_versions[v_row.no];
-        if v_row.expected <> -1 and v_row.expected <> v_version and not (v_row.expected = -2 and v_version > 0) then
-            raise exception 'stream % is at version %, not at the expected %', v_row.name, v_version, v_row.expected
-                using errcode = 'ES001', detail = json_build_object(
-                    'stream', v_row.name, 'expected', v_row.expected, 'actual', v_version)::text;
+    perform check_expected_v1(p_streams, p_expected);
+    if p_condition is not null then
+        v_broken := broken_by_v1(p_condition);
+        if v_broken is not null then
+            raise exception 'the append condition failed: the event at position % matches it', v_broken
+                using errcode = 'ES012', detail = json_build_object('position', v_broken)::text;
         end if;
+    end if;
+
+    v_after := v_before;
+    v_versions := array_fill(null::bigint, array[cardinality(p_ids)]);
+    for i in 1 .. cardinality(p_ids) loop
+        v_no := p_stream_no[i];
+        v_after[v_no] := v_after[v_no] + 1;
+        v_versions[i] := v_after[v_no];
     end loop;
-
-    perform pg_advisory_xact_lock_shared(
-        '@schema@.event_positions'::regclass::oid::bigint::bit(32)::int, (s.last_value & 2147483647)::int)
-       from event_positions s;
-
-    select array_agg(nextval('@schema@.event_positions')) into v_positions
-      from generate_series(1, cardinality(p_ids));
-
-    return query
-    with written as (
-        insert into events (position, id, stream, version, bucket, type, data, metadata, tags, created_at,
-                            recorded_at)
-        select n.position, n.id, p_streams[n.stream_no],
-               v_versions[n.stream_no] + row_number() over (partition by n.stream_no order by n.ord),
-               bucket_v1(p_streams[n.stream_no]), n.type, n.data, n.metadata, coalesce(n.tags, '{}')::text[],
-               n.created_at, clock_timestamp()
-          from unnest(v_positions, p_stream_no, p_ids, p_types, p_data, p_metadata, p_tags, p_created_at)
-               with ordinality n(position, stream_no, id, type, data, metadata, tags, created_at, ord)
-        returning events.stream, events.version, events.position
-    ), ends as (
-        select w.stream, min(w.version) first_version, max(w.version) as version,
-               min(w.position) first_position, max(w.position) as position
-          from written w group by w.stream
-    ), bumped as (
-        update streams s set version = e.version from ends e where s.name = e.stream
-    )
-    select e.stream, e.first_version, e.version, e.first_position, e.position, false
-      from ends e order by array_position(p_streams, e.stream);
+    v_positions := write_events_v1(p_streams, v_buckets, p_stream_no, v_versions, p_ids, p_types, p_data, p_metadata,
+                                   p_tags, p_created_at);
+    update streams s set version = n.version, state = 'live'
+      from unnest(p_streams, v_before, v_after) n(name, before, version)
+     where s.name = n.name and n.version > n.before;
 
     if p_signal then
         perform signal_v1();
     end if;
+    return query
+        select p_streams[n.stream_no], min(n.version), max(n.version), min(n.position), max(n.position), false, count(*)
+          from unnest(p_stream_no, v_versions, v_positions) n(stream_no, version, position)
+         group by n.stream_no order by n.stream_no;
 end
 $$;

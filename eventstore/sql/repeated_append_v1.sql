@@ -3,7 +3,7 @@
 create function @schema@.repeated_append_v1(
     p_streams text[], p_stream_no int[], p_ids uuid[], p_types text[], p_data json[], p_metadata json[], p_tags text[])
 returns table (stream text, first_version bigint, version bigint, first_position bigint, "position" bigint,
-               idempotent boolean)
+               idempotent boolean, events bigint)
 language plpgsql volatile
 set search_path = pg_catalog, @schema@, pg_temp
 as $$
@@ -12,7 +12,9 @@ declare
     v_same boolean;
 begin
     perform check_known_events_v1(p_streams, p_stream_no, p_ids, p_types, p_data, p_metadata, p_tags);
-    select bool_and(o.position is not null and o.in_order and o.version = o.first + o.nth - 1) into v_same
+    -- Without a stream there is no version, and null does not count.
+    select bool_and(o.position is not null and o.in_order) and bool_and(o.version = o.first + o.nth - 1) is not false
+      into v_same
       from (select e.position, e.version,
                    e.position > coalesce(lag(e.position) over (order by n.ord), -1) in_order,
                    first_value(e.version) over w as first, row_number() over w as nth
@@ -25,7 +27,7 @@ begin
                 select json_agg(e.id order by e.position)::text from events e where e.id = any (p_ids));
     end if;
     return query
-        select e.stream, min(e.version), max(e.version), min(e.position), max(e.position), true
+        select e.stream, min(e.version), max(e.version), min(e.position), max(e.position), true, count(*)
           from events e where e.id = any (p_ids)
          group by e.stream order by array_position(p_streams, e.stream);
 end

@@ -22,13 +22,27 @@ TABLES = (
     "select setval('event_positions', 0, true)",
     """
     create table streams (
-        name        text collate "C" primary key,
-        version     bigint not null default 0,
-        bucket      smallint not null,
-        created_at  timestamptz not null default clock_timestamp()
+        name            text collate "C" primary key,
+        version         bigint not null default 0,
+        bucket          smallint not null,
+        state           text not null default 'live',
+        truncate_before bigint,
+        max_count       bigint,
+        max_age         double precision,
+        metadata        json not null default '{}',
+        scavenged_to    bigint not null default 0,
+        created_at      timestamptz not null default clock_timestamp(),
+        constraint streams_state check (state in ('live', 'deleted', 'tombstoned')),
+        constraint streams_limits check (truncate_before > 0 and max_count > 0 and max_age > 0)
     )
     """,
-    # No default on position: it is drawn inside append_events_v1 only, under the horizon lock.
+    # What scavenging has to look at: few streams have limits.
+    """
+    create index streams_limited_idx on streams (name)
+        where state <> 'live' or truncate_before is not null or max_count is not null or max_age is not null
+    """,
+    # No default on position: it is drawn inside write_events_v1 only, under the horizon lock.
+    # data is null in what scavenging leaves of an event.
     """
     create table events (
         position    bigint not null,
@@ -37,7 +51,7 @@ TABLES = (
         version     bigint,
         bucket      smallint not null,
         type        text collate "C" not null,
-        data        json not null,
+        data        json,
         metadata    json not null,
         tags        text[] not null default '{}',
         created_at  timestamptz not null,
@@ -47,6 +61,16 @@ TABLES = (
         constraint events_id_key unique (id),
         constraint events_stream_version_key unique (stream, version),
         constraint events_stream_and_version check ((stream is null) = (version is null))
+    )
+    """,
+    "create index events_type_position_idx on events (type, position)",
+    # Times rise nearly with positions, so that block ranges are enough, and cost an append nothing.
+    "create index events_recorded_at_idx on events using brin (recorded_at) with (autosummarize = on)",
+    """
+    create table event_tags (
+        tag      text collate "C" not null,
+        position bigint not null,
+        constraint event_tags_key primary key (tag, position)
     )
     """,
     # Half-empty pages for rows that are updated in place (heap-only tuples) at every append and settlement.
@@ -93,21 +117,32 @@ TABLES = (
 
 FUNCTIONS = (
     "append_events",
+    "append_batch_v1",
     "append_events_v1",
+    "broken_by_v1",
     "bucket_v1",
+    "check_condition_v1",
     "check_events_v1",
+    "check_expected_v1",
     "check_known_events_v1",
     "check_sql_v1",
     "claim_partitions_v1",
+    "condition_stripes_v1",
+    "create_stream_v1",
     "create_subscription_v1",
     "delete_subscription_v1",
+    "expected_matches_v1",
     "get_subscriptions_v1",
     "glob_like_v1",
     "head",
     "horizon_v1",
     "json_problem_v1",
+    "json_suspect_v1",
     "leave_node_v1",
     "list_streams_v1",
+    "lock_stream_v1",
+    "lock_stripes_v1",
+    "names_fit_v1",
     "names_problem_v1",
     "owned_partitions_v1",
     "pattern_checks_v1",
@@ -129,9 +164,11 @@ FUNCTIONS = (
     "signal_channel_v1",
     "signal_v1",
     "start_position_v1",
-    "tags_problem_v1",
+    "stripe_v1",
     "text_array_v1",
+    "try_stripes_v1",
     "uuid_v7_v1",
+    "write_events_v1",
 )
 
 TRIGGERS = (
@@ -160,7 +197,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     schema = quoted(context.config.attributes["schema"])
-    op.execute(text("drop table checkpoints, subscriptions, nodes, events, streams"))
+    op.execute(text("drop table checkpoints, subscriptions, nodes, event_tags, events, streams"))
     op.execute(text("drop sequence event_positions"))
     # Every routine here belongs to the schema's revisions; dropped by signature, whatever the arguments.
     op.execute(

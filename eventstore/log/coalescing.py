@@ -1,0 +1,218 @@
+"""Concurrent appends of one process share round trips.
+
+While a batch is on its way the next one gathers; there is no timer, so that a lone append waits for nobody. Each append
+is atomic and has an outcome of its own. What cannot be settled without waiting (its stream is locked, a condition holds
+its stripes) or may be a retry leaves the batch and is run alone, and so is every append of a batch that failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import asyncpg
+
+from eventstore.database import Database
+from eventstore.errors import ConfigurationError, DatabaseUnavailable, EventStoreError, OutcomeUnknown
+from eventstore.events import AppendResult
+from eventstore.log import append as appending
+from eventstore.log.append import Request
+from eventstore.service import Tasks
+
+__all__ = ["Coalescer"]
+
+LANES = 3
+"""Batches on their way at a time."""
+
+MAX_APPENDS = 128
+"""Appends of one batch."""
+
+MAX_CHARACTERS = 4 << 20
+"""Encoded characters after which a batch is full."""
+
+MAX_WAITING = 10_000
+"""Appends that may wait here; further callers wait outside, in order."""
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    request: Request
+    done: asyncio.Future[asyncpg.Record | None]
+    """The row of the batch; None: it has to be run alone."""
+
+
+class Coalescer:
+    """Gathers appends to one stream (or none) each, without conditions, into batches."""
+
+    def __init__(self, database: Database, connections: int, patience: float) -> None:
+        self._database, self._patience = database, patience
+        self._queue: deque[_Waiting] = deque()
+        self._lanes = self._most_lanes = min(LANES, connections)
+        self._under_way = 0
+        self._places = asyncio.Semaphore(MAX_WAITING)
+        # Appends that wait for locks must leave connections for those that need not.
+        self._alone = asyncio.Semaphore(max(1, connections // 2))
+        self._turns: dict[str, deque[asyncio.Future[None]]] = {}
+        self._tasks = Tasks()
+        self._closed = True
+
+    async def start(self, dsn: str, schema: str) -> None:
+        """Accept appends; the connections are the database's."""
+        self._closed = False
+
+    async def stop(self) -> None:
+        """End the batches on their way: whoever waits for them is told that the outcome is unknown."""
+        self._closed = True
+        await self._tasks.stop()
+        for waiting in self._queue:
+            _fail(waiting)
+        self._queue.clear()
+
+    async def append(self, request: Request) -> AppendResult:
+        """Append *request*, which has one part and no condition."""
+        if self._closed:
+            raise ConfigurationError("the store is not open; use `async with EventStore(...) as store`")
+        stream = request.parts[0].stream
+        await self._places.acquire()
+        try:
+            if stream is None:
+                return await self._append(request)
+            await self._take_turn(stream)
+            try:
+                return await self._append(request)
+            finally:
+                self._pass_turn(stream)
+        finally:
+            self._places.release()
+
+    async def _take_turn(self, stream: str) -> None:
+        """Let one append to *stream* pass at a time, in order: two of them would stand in each other's way."""
+        waiting = self._turns.get(stream)
+        if waiting is None:
+            self._turns[stream] = deque()
+            return
+        mine = asyncio.get_running_loop().create_future()
+        waiting.append(mine)
+        try:
+            await mine
+        except asyncio.CancelledError:
+            if not mine.cancelled():
+                self._pass_turn(stream)
+            raise
+
+    def _pass_turn(self, stream: str) -> None:
+        waiting = self._turns[stream]
+        while waiting:
+            first = waiting.popleft()
+            if not first.done():
+                first.set_result(None)
+                return
+        del self._turns[stream]
+
+    async def _append(self, request: Request) -> AppendResult:
+        row = await self._batched(request)
+        if row is None:
+            async with self._alone:
+                rows = await appending.run(self._database, request, self._patience)
+            return appending.results(rows)[0]
+        return AppendResult(
+            request.parts[0].stream,
+            row["version"],
+            row["position"],
+            row["first_version"],
+            row["first_position"],
+            False,
+        )
+
+    async def _batched(self, request: Request) -> asyncpg.Record | None:
+        waiting = _Waiting(request, asyncio.get_running_loop().create_future())
+        if self._lanes and not self._queue:
+            # Nobody else waits: no need for a task of its own.
+            self._lanes -= 1
+            try:
+                await self._send((waiting,))
+            finally:
+                self._lanes += 1
+                self._open_lane()
+            return waiting.done.result()
+        self._queue.append(waiting)
+        # A caller that is cancelled cancels the future; a batch leaves out what is cancelled before it is sent.
+        return await waiting.done
+
+    def _open_lane(self) -> None:
+        if self._queue and self._lanes:
+            self._lanes -= 1
+            self._tasks.spawn("append batches", self._lane())
+
+    async def _lane(self) -> None:
+        """Send batch after batch until nothing waits."""
+        try:
+            while batch := self._gather():
+                await self._send(batch)
+                # Those who have their answer may append again at once: they belong into the next batch.
+                await asyncio.sleep(0)
+        finally:
+            self._lanes += 1
+
+    def _gather(self) -> list[_Waiting]:
+        """Take what waits, but no more than an even share of all that is under way, so that the lanes stay alike."""
+        share = min(MAX_APPENDS, -(-(len(self._queue) + self._under_way) // self._most_lanes))
+        batch: list[_Waiting] = []
+        events = characters = 0
+        while self._queue and len(batch) < share:
+            waiting = self._queue[0]
+            if waiting.done.done():
+                self._queue.popleft()
+                continue
+            new = waiting.request.parts[0].events
+            events += len(new)
+            characters += sum(len(event.encoded_data) for event in new)
+            if batch and (events > appending.MAX_EVENTS or characters > MAX_CHARACTERS):
+                break
+            batch.append(self._queue.popleft())
+        return batch
+
+    async def _send(self, batch: Sequence[_Waiting]) -> None:
+        rows: Sequence[asyncpg.Record | None] = [None] * len(batch)
+        self._under_way += len(batch)
+        try:
+            async with self._database.acquire() as connection:
+                for waiting in batch:
+                    waiting.request.sent = True
+                rows = await self._database.rows("append_batch_v1", *_arguments(batch), on=connection)
+        except asyncio.CancelledError:
+            for waiting in batch:
+                _fail(waiting)
+            raise
+        except (EventStoreError, asyncpg.PostgresError) as error:
+            # Alone each finds its own error. An answer says that nothing happened.
+            if not isinstance(error, DatabaseUnavailable) or appending.answered(error):
+                for waiting in batch:
+                    waiting.request.sent = False
+        finally:
+            self._under_way -= len(batch)
+        for waiting, row in zip(batch, rows, strict=True):
+            if not waiting.done.done():
+                waiting.done.set_result(row if row is not None and row["outcome"] == "appended" else None)
+
+
+def _fail(waiting: _Waiting) -> None:
+    if not waiting.done.done():
+        waiting.done.set_exception(
+            OutcomeUnknown("the store was closed during an append; repeat it with the same events to learn its outcome")
+            if waiting.request.sent
+            else DatabaseUnavailable("the store was closed before the append was sent; nothing happened")
+        )
+
+
+def _arguments(batch: Sequence[_Waiting]) -> list[object]:
+    parts = [waiting.request.parts[0] for waiting in batch]
+    events = [event for part in parts for event in part.events]
+    numbers = [number for number, part in enumerate(parts, 1) for _ in part.events]
+    return [
+        [part.stream for part in parts],
+        [int(part.expected) for part in parts],
+        *appending.event_arrays(events, numbers),
+    ]

@@ -1,0 +1,45 @@
+-- The last step of every append: draws the positions and inserts the rows; returns the positions, one an event.
+-- Called with the stream rows locked and everything checked.
+--
+-- The horizon lock (see horizon_v1) is taken after last_value is read and before any position is drawn. Positions are
+-- drawn in a statement of their own, in event order; a larger one would draw them in join order and could invert
+-- versions.
+create function @schema@.write_events_v1(
+    p_streams text[], p_buckets smallint[], p_stream_no int[], p_versions bigint[],
+    p_ids uuid[], p_types text[], p_data json[], p_metadata json[], p_tags text[], p_created_at timestamptz[])
+returns bigint[]
+language plpgsql volatile
+as $$
+declare
+    v_positions bigint[];
+begin
+    perform pg_advisory_xact_lock_shared(
+        '@schema@.event_positions'::regclass::oid::int, (s.last_value & 2147483647)::int)
+       from event_positions s;
+
+    if cardinality(p_ids) = 1 then
+        v_positions := array[nextval('@schema@.event_positions')];
+        insert into events (position, id, stream, version, bucket, type, data, metadata, tags, created_at, recorded_at)
+        values (v_positions[1], p_ids[1], p_streams[p_stream_no[1]], p_versions[1],
+                coalesce(p_buckets[p_stream_no[1]], bucket_v1(p_ids[1]::text)), p_types[1], p_data[1], p_metadata[1],
+                coalesce(p_tags[1], '{}')::text[], p_created_at[1], clock_timestamp());
+    else
+        select array_agg(nextval('@schema@.event_positions')) into v_positions
+          from generate_series(1, cardinality(p_ids));
+        insert into events (position, id, stream, version, bucket, type, data, metadata, tags, created_at, recorded_at)
+        select n.position, n.id, p_streams[n.stream_no], n.version,
+               coalesce(p_buckets[n.stream_no], bucket_v1(n.id::text)), n.type, n.data, n.metadata,
+               coalesce(n.tags, '{}')::text[], n.created_at, clock_timestamp()
+          from unnest(v_positions, p_stream_no, p_versions, p_ids, p_types, p_data, p_metadata, p_tags, p_created_at)
+               n(position, stream_no, version, id, type, data, metadata, tags, created_at);
+    end if;
+
+    if cardinality(array_remove(p_tags, null)) > 0 then
+        insert into event_tags (tag, position)
+        select t.tag, n.position
+          from unnest(v_positions, p_tags) n(position, tags) cross join unnest(n.tags::text[]) t(tag)
+         order by t.tag, n.position;
+    end if;
+    return v_positions;
+end
+$$;
