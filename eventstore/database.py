@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
@@ -295,15 +295,27 @@ class Database:
         except Exception:  # the pool has cut it and makes a new one
             log.debug("a connection could not be given back and was cut", exc_info=True)
 
-    def call(self, function: str, arguments: int, named: Sequence[str] = ()) -> str:
-        """Return the statement that calls *function* of the schema with numbered, then *named* parameters."""
-        numbered = [f"${n}" for n in range(1, arguments + 1)]
+    def call(
+        self, function: str, arguments: int, named: Sequence[str] = (), casts: Mapping[int, str] | None = None
+    ) -> str:
+        """Return the statement that calls *function* of the schema with numbered, then *named* parameters.
+
+        *casts* are put behind numbered parameters.
+        """
+        numbered = [f"${n}{(casts or {}).get(n, '')}" for n in range(1, arguments + 1)]
         by_name = [f"{name} => ${arguments + n}" for n, name in enumerate(named, 1)]
         return f"select * from {self._prefix}.{function}({', '.join(numbered + by_name)})"
 
-    async def rows(self, function: str, *args: Any, on: Connection | None = None, **named: Any) -> list[asyncpg.Record]:
+    async def rows(
+        self,
+        function: str,
+        *args: Any,
+        on: Connection | None = None,
+        casts: Mapping[int, str] | None = None,
+        **named: Any,
+    ) -> list[asyncpg.Record]:
         """Call a set-returning function, on a connection of the pool or on the one given."""
-        statement = self.call(function, len(args), tuple(named))
+        statement = self.call(function, len(args), tuple(named), casts)
         if on is not None:
             with mapped_errors():
                 return list(await on.fetch(statement, *args, *named.values()))
@@ -317,27 +329,58 @@ class Database:
 
 
 @asynccontextmanager
-async def borrowed(connection: Connection) -> AsyncIterator[Connection]:
+async def borrowed(lent: Borrowable) -> AsyncIterator[Connection]:
     """Run a block inside the caller's open transaction, which stays usable when the block fails.
 
-    The savepoint is sent as SQL: asyncpg's own transaction objects refuse a transaction they did not begin.
+    The savepoint is sent as SQL: asyncpg's own transaction objects refuse a transaction they did not begin. Through
+    SQLAlchemy it is also what makes it send the BEGIN that it puts off until the first statement; without that the
+    block would run, and commit, outside the transaction.
 
     Raises:
-        ConfigurationError: *connection* is no asyncpg connection, or has no open transaction.
+        ConfigurationError: *lent* is no connection or session over asyncpg, or has no open transaction.
     """
-    if not hasattr(connection, "is_in_transaction"):
-        raise errors.ConfigurationError(f"connection= takes an asyncpg connection, not {type(connection).__name__}")
+    raw: Any = lent if hasattr(lent, "is_in_transaction") else await _begun(lent)
     with mapped_errors():
-        if not connection.is_in_transaction():
+        if not raw.is_in_transaction():
             raise errors.ConfigurationError(
                 "connection= needs an open transaction: async with connection.transaction()"
             )
-        await connection.execute("savepoint eventstore")
+        await raw.execute("savepoint eventstore")
         try:
-            yield connection
-            await connection.execute("release savepoint eventstore")
+            yield raw
+            await raw.execute("release savepoint eventstore")
         except BaseException:
-            if not connection.is_closed():
-                undo = connection.execute("rollback to savepoint eventstore; release savepoint eventstore")
+            if not raw.is_closed():
+                undo = raw.execute("rollback to savepoint eventstore; release savepoint eventstore")
                 await to_its_end(undo)
             raise
+
+
+async def _begun(lent: object) -> Any:
+    """Return the asyncpg connection below a SQLAlchemy connection or session, its transaction begun in truth."""
+    if "sqlalchemy.ext.asyncio" not in sys.modules:
+        raise errors.ConfigurationError(f"connection= takes an asyncpg connection, not {type(lent).__name__}")
+    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+
+    if isinstance(lent, (AsyncSession, async_scoped_session)):
+        lent = await lent.connection()
+    if not isinstance(lent, AsyncConnection):
+        raise errors.ConfigurationError(
+            f"connection= takes an asyncpg connection, an AsyncConnection or an AsyncSession, not {type(lent).__name__}"
+        )
+    try:
+        await lent.exec_driver_sql("select 1")
+    except DBAPIError as error:
+        with mapped_errors():
+            raise (error.orig.__cause__ if error.orig else None) or error from None
+    raw = (await lent.get_raw_connection()).driver_connection
+    if not isinstance(raw, asyncpg.Connection):
+        raise errors.ConfigurationError(
+            f"connection= works over asyncpg only (postgresql+asyncpg://), not over {type(raw).__module__}"
+        )
+    if not raw.is_in_transaction():
+        raise errors.ConfigurationError(
+            "connection= needs a transaction, and this connection is in AUTOCOMMIT: nothing could be rolled back"
+        )
+    return raw

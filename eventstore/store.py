@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
+from functools import partial
 from os import PathLike, getpid
 from typing import TYPE_CHECKING, Literal, Self
 from uuid import uuid4
@@ -20,8 +21,10 @@ from eventstore.errors import (
     AlreadyStarted,
     ConfigurationError,
     DatabaseUnavailable,
+    EventStoreError,
     InvalidEvent,
     TransactionConflict,
+    WrongExpectedVersion,
 )
 from eventstore.events import ANY, AppendResult, Event, NewEvent, check_stream_name
 from eventstore.feed import Feed, Follower
@@ -29,6 +32,7 @@ from eventstore.log import append as appending
 from eventstore.log import read as reading
 from eventstore.log.append import StreamAppend
 from eventstore.log.coalescing import Coalescer
+from eventstore.log.deciding import ATTEMPTS, Decision, decide
 from eventstore.selectors import All, Selector, check_selector
 from eventstore.service import Backoff, Tasks, set_within, to_its_end
 from eventstore.settings import Settings
@@ -259,6 +263,75 @@ class EventStore:
             done = appending.results(await appending.run(self._database, request, self.settings.append_timeout))
         self._signals.appended()
         return done
+
+    async def decide(
+        self,
+        source: str | Selector,
+        decision: Decision,
+        *,
+        stream: str | None = None,
+        attempts: int = ATTEMPTS,
+        timeout: float | None = None,
+    ) -> AppendResult | None:
+        """Read, decide and append; begin again if another append came in between.
+
+        With a stream's name the stream is read, and appended to at the version that was read. With a selector every
+        matching event is read, and the append holds on the condition that no other has come to match::
+
+            def open_account(events: list[Event]) -> list[NewEvent]:
+                if events:
+                    raise NameTaken
+                return [NewEvent("AccountOpened", {"name": "ada"}, tags=["name:ada"])]
+
+            await store.decide(Tags("name:ada"), open_account)
+
+        Args:
+            source: a stream, or a selector of those an `AppendCondition` takes.
+            decision: from the events to the new events; may be a coroutine function; is called at every attempt.
+            stream: with a selector: the stream to append to; by default the events belong to none.
+            attempts: how often to try in all.
+            timeout: seconds for all of it.
+
+        Returns:
+            The append's result, None if there was nothing to append.
+
+        Raises:
+            WrongExpectedVersion, AppendConditionFailed, TransactionConflict: the last attempt lost as well.
+            TimeoutError, OutcomeUnknown: time ran out before, or during, an append.
+            InvalidSelector: the selector cannot be a condition.
+        """
+        appending.check_timeout(timeout)
+        if isinstance(source, str):
+            if stream is not None:
+                raise ConfigurationError("stream= goes with a selector; a stream's decision is appended to that stream")
+            return await decide(
+                partial(self._read_version, source),
+                decision,
+                lambda new, version, left: self.append(source, new, expected=version, timeout=left),
+                attempts=attempts,
+                timeout=timeout,
+            )
+        AppendCondition(source)
+        return await decide(
+            lambda _: self._read_horizon(source),
+            decision,
+            lambda new, horizon, left: self.append(
+                stream, new, condition=AppendCondition(source, horizon), timeout=left
+            ),
+            attempts=attempts,
+            timeout=timeout,
+        )
+
+    async def _read_version(self, stream: str, conflict: EventStoreError | None) -> tuple[list[Event], int]:
+        # Of a stream whose events have all expired only the conflict tells the version. It was seen before this
+        # reading, which shows whatever came after it.
+        unseen = conflict.actual if isinstance(conflict, WrongExpectedVersion) else 0
+        events = [event async for event in self.read(stream)]
+        return events, events[-1].version or unseen if events else unseen
+
+    async def _read_horizon(self, selector: Selector) -> tuple[list[Event], int]:
+        reading = self.read_all(selector)
+        return [event async for event in reading], reading.horizon
 
     async def append_known(self, streams: Sequence[str | None], events: Sequence[NewEvent]) -> int:
         """Append each event to the stream beside it, in one transaction, leaving out those stored already.

@@ -15,7 +15,7 @@ from typing import Any
 import asyncpg
 
 from eventstore.conditions import AppendCondition
-from eventstore.database import Database, borrowed
+from eventstore.database import Borrowable, Database, borrowed
 from eventstore.errors import ConfigurationError, DatabaseUnavailable, DuplicateEventId, InvalidEvent, OutcomeUnknown
 from eventstore.events import ANY, AppendResult, Expected, NewEvent, check_stream_name
 from eventstore.service import Backoff
@@ -209,17 +209,22 @@ def answered(error: DatabaseUnavailable) -> bool:
     return isinstance(cause, asyncpg.PostgresError) and (cause.sqlstate or "08000")[:3] not in ("57P", "080")
 
 
-async def run_in(database: Database, connection: Any, request: Request) -> list[asyncpg.Record]:
+# A caller's connection may have codecs of its own for json, SQLAlchemy's has: ours are texts, whatever it thinks.
+_AS_TEXT = {6: "::text[]::json[]", 7: "::text[]::json[]", 12: "::text::jsonb"}
+
+
+async def run_in(database: Database, connection: Borrowable, request: Request) -> list[asyncpg.Record]:
     """Append *request* inside the caller's open transaction; see `database.borrowed`."""
     arguments = request.arguments(signal=True)
     try:
         async with borrowed(connection) as raw:
-            return await database.rows("append_events_v1", *arguments, on=raw)
+            return await database.rows("append_events_v1", *arguments, on=raw, casts=_AS_TEXT)
     except DuplicateEventId as error:
         if not isinstance(error.__cause__, asyncpg.UniqueViolationError):
             raise
+    # The same ids were just being written elsewhere: look at what they became.
     async with borrowed(connection) as raw:
-        return await database.rows("append_events_v1", *arguments, on=raw)
+        return await database.rows("append_events_v1", *arguments, on=raw, casts=_AS_TEXT)
 
 
 @contextmanager
