@@ -257,7 +257,7 @@ class EventStore:
     async def _append_within(self, request: appending.Request, connection: Borrowable | None) -> list[AppendResult]:
         if connection is not None:
             return appending.results(await appending.run_in(self._database, connection, request))
-        if request.condition is None and len(request.parts) == 1:
+        if len(request.parts) == 1:
             done = [await self._coalescer.append(request)]
         else:
             done = appending.results(await appending.run(self._database, request, self.settings.append_timeout))

@@ -23,7 +23,7 @@ from eventstore.service import Tasks
 
 __all__ = ["Coalescer"]
 
-LANES = 3
+LANES = 2
 """Batches on their way at a time."""
 
 MAX_APPENDS = 128
@@ -44,7 +44,7 @@ class _Waiting:
 
 
 class Coalescer:
-    """Gathers appends to one stream (or none) each, without conditions, into batches."""
+    """Gathers appends to one stream (or none) each into batches."""
 
     def __init__(self, database: Database, connections: int, patience: float) -> None:
         self._database, self._patience = database, patience
@@ -71,7 +71,7 @@ class Coalescer:
         self._queue.clear()
 
     async def append(self, request: Request) -> AppendResult:
-        """Append *request*, which has one part and no condition."""
+        """Append *request*, which has one part."""
         if self._closed:
             raise ConfigurationError("the store is not open; use `async with EventStore(...) as store`")
         stream = request.parts[0].stream
@@ -215,4 +215,5 @@ def _arguments(batch: Sequence[_Waiting]) -> list[object]:
         [part.stream for part in parts],
         [int(part.expected) for part in parts],
         *appending.event_arrays(events, numbers),
+        [waiting.request.condition.encoded if waiting.request.condition else None for waiting in batch],
     ]

@@ -4,22 +4,27 @@
 --   p_streams     of each append: its stream, null = none; no stream stands twice
 --   p_expected    of each append: an exact version, 0 = no stream, -1 = any, -2 = exists
 --   p_append_no   of each event: which append it belongs to, from 1, in rising order
+--   p_conditions  of each append: its condition (see check_condition_v1), null = none
 --
 -- One row an append, in their order. outcome:
 --   appended
---   refused    by its stream's version or state. It may be the retry of an append that is stored: only append_events_v1
---              looks ids up, so run it alone.
+--   refused    by its stream's version or state, or its condition. It may be the retry of an append that is stored: only
+--              append_events_v1 looks ids up, so run it alone.
 --   busy       somebody holds its stream, or a condition its stripes: run it alone.
 --
 -- The steps are those of append_events_v1 (which explains them), but nothing is waited for, so their order between
 -- appends is free. What cannot be tried without waiting, a stream or an id that another transaction is just creating,
 -- fails the whole batch by lock_timeout, and a stored id by its unique key: run its appends alone.
 --
+-- A transaction does not conflict with its own locks, and a condition cannot see rows that this batch has yet to insert.
+-- So an append whose condition meets a stripe of another append of the batch, or the other way round, is busy too.
+--
 -- A loop that settles one stream at a time, then one insert for all: measured faster than one statement over all
 -- streams, which also would draw positions in join order.
 create function @schema@.append_batch_v1(
     p_streams text[], p_expected bigint[], p_append_no int[],
-    p_ids uuid[], p_types text[], p_data json[], p_metadata json[], p_tags text[], p_created_at timestamptz[])
+    p_ids uuid[], p_types text[], p_data json[], p_metadata json[], p_tags text[], p_created_at timestamptz[],
+    p_conditions jsonb[] default null)
 returns table (outcome text, first_version bigint, version bigint, first_position bigint, "position" bigint)
 language plpgsql volatile security definer
 set search_path = pg_catalog, @schema@, pg_temp
@@ -30,9 +35,15 @@ declare
     c_stripes constant int := '@schema@.events'::regclass::oid::int;
     v_appends constant int := coalesce(cardinality(p_streams), 0);
     v_events constant int := coalesce(cardinality(p_ids), 0);
+    v_conditional constant boolean := cardinality(array_remove(p_conditions, null)) > 0;
     v_any_free boolean;
     v_free boolean;
     v_all boolean := true;
+    v_stripes int[];
+    v_exclusive int[];
+    v_held int[] := '{}';
+    v_held_exclusive int[] := '{}';
+    v_stripe int;
     v_name text;
     v_expected bigint;
     v_version bigint;
@@ -63,8 +74,24 @@ begin
             and case when v_from = v_to and p_tags[v_to] is null
                      then pg_try_advisory_xact_lock_shared(c_stripes, stripe_v1(2, p_types[v_to]))
                      else try_stripes_v1(p_types[v_from:v_to], p_tags[v_from:v_to]) end;
-        v_outcome := case when v_free then 'appended' else 'busy' end;
-        if v_free and v_name is not null then
+        if v_conditional and v_free is true then
+            v_stripes := stripes_v1(array[v_name], p_types[v_from:v_to], p_tags[v_from:v_to]);
+            v_exclusive := '{}';
+            if p_conditions[i] is not null then
+                perform check_condition_v1(p_conditions[i]);
+                v_exclusive := condition_stripes_v1(p_conditions[i]);
+            end if;
+            v_free := not v_stripes && v_held_exclusive and not v_exclusive && v_held;
+            if v_free then
+                foreach v_stripe in array v_exclusive loop
+                    v_free := v_free and pg_try_advisory_xact_lock(c_stripes, v_stripe);
+                end loop;
+            end if;
+        end if;
+        v_outcome := case when v_free is not true then 'busy'
+                          when v_conditional and broken_by_v1(p_conditions[i]) is not null then 'refused'
+                          else 'appended' end;
+        if v_outcome = 'appended' and v_name is not null then
             v_expected := p_expected[i];
             update streams s set version = s.version + v_to - v_from + 1, state = 'live'
              where s.ctid = (select b.ctid from streams b where b.name = v_name for update skip locked)
@@ -78,6 +105,10 @@ begin
             for k in v_from .. v_to loop
                 v_versions[k] := v_version + k - v_to;
             end loop;
+        end if;
+        if v_outcome = 'appended' and v_conditional then
+            v_held := v_held || v_stripes;
+            v_held_exclusive := v_held_exclusive || v_exclusive;
         end if;
         if v_outcome <> 'appended' then
             v_outcomes[i] := v_outcome;

@@ -31,30 +31,36 @@ as $$
 #variable_conflict use_column
 declare
     v_streams constant int := coalesce(cardinality(p_streams), 0);
-    v_before bigint[];
+    v_before bigint[] := array_fill(null::bigint, array[v_streams]);
     v_after bigint[];
-    v_buckets smallint[];
+    v_buckets smallint[] := array_fill(null::smallint, array[v_streams]);
+    v_states text[] := array_fill(null::text, array[v_streams]);
     v_versions bigint[];
     v_positions bigint[];
     v_known boolean;
     v_broken bigint;
-    v_row record;
+    v_version bigint;
+    v_bucket smallint;
+    v_state text;
     v_no int;
 begin
     perform check_events_v1(p_streams, p_expected, p_stream_no, p_ids, p_types, p_data, p_metadata, p_tags,
                             p_created_at);
     perform lock_stripes_v1(p_streams, p_types, p_tags, p_condition);
 
-    v_before := array_fill(null::bigint, array[v_streams]);
-    v_buckets := array_fill(null::smallint, array[v_streams]);
-    for v_row in
-        select n.name, n.no, l.version, l.bucket, l.state
-          from (select s.name, s.no from unnest(p_streams) with ordinality s(name, no)
-                 where s.name is not null order by s.name collate "C") n
-         cross join lateral lock_stream_v1(n.name) l
+    foreach v_no in array case when v_streams = 1 then array[1] else array(
+        select s.no from unnest(p_streams) with ordinality s(name, no) order by s.name collate "C")::int[] end
     loop
-        v_before[v_row.no] := v_row.version;
-        v_buckets[v_row.no] := v_row.bucket;
+        continue when p_streams[v_no] is null;
+        select s.version, s.bucket, s.state into v_version, v_bucket, v_state
+          from streams s where s.name = p_streams[v_no] for update;
+        if not found then
+            select l.version, l.bucket, l.state into v_version, v_bucket, v_state
+              from lock_stream_v1(p_streams[v_no]) l;
+        end if;
+        v_before[v_no] := v_version;
+        v_buckets[v_no] := v_bucket;
+        v_states[v_no] := v_state;
     end loop;
 
     v_known := exists (select from events e where e.id = any (p_ids));
@@ -77,7 +83,11 @@ begin
         end if;
     end if;
 
-    perform check_expected_v1(p_streams, p_expected);
+    for i in 1 .. v_streams loop
+        if not expected_matches_v1(p_expected[i], v_before[i], v_states[i]) then
+            perform check_expected_v1(p_streams, p_expected);
+        end if;
+    end loop;
     if p_condition is not null then
         v_broken := broken_by_v1(p_condition);
         if v_broken is not null then
@@ -95,9 +105,13 @@ begin
     end loop;
     v_positions := write_events_v1(p_streams, v_buckets, p_stream_no, v_versions, p_ids, p_types, p_data, p_metadata,
                                    p_tags, p_created_at);
-    update streams s set version = n.version, state = 'live'
-      from unnest(p_streams, v_before, v_after) n(name, before, version)
-     where s.name = n.name and n.version > n.before;
+    if v_streams = 1 then
+        update streams s set version = v_after[1], state = 'live' where s.name = p_streams[1];
+    else
+        update streams s set version = n.version, state = 'live'
+          from unnest(p_streams, v_before, v_after) n(name, before, version)
+         where s.name = n.name and n.version > n.before;
+    end if;
 
     if p_signal then
         perform signal_v1();

@@ -12,22 +12,36 @@ declare
     v_streams constant int := coalesce(cardinality(p_streams), 0);
     v_data text;
     v_metadata text;
+    v_tags text[];
+    v_tag text;
+    v_fine boolean;
     v_problem text;
 begin
     -- Nearly every append is one plain event, and passes by expressions alone, which cost a tenth of a query.
     if n = 1 and v_streams = 1 then
         v_data := p_data[1];
         v_metadata := p_metadata[1];
-        if (length(p_streams[1]) between 1 and 512 and p_expected[1] >= -2 and p_ids[1] is not null
+        if (case when p_streams[1] is null then p_expected[1] = -1
+                 else length(p_streams[1]) between 1 and 512 and p_expected[1] >= -2 end and p_ids[1] is not null
             and cardinality(p_types) = 1 and length(p_types[1]) between 1 and 512
             and cardinality(p_stream_no) = 1 and p_stream_no[1] = 1 and cardinality(p_expected) = 1
             and cardinality(p_data) = 1 and cardinality(p_metadata) = 1 and cardinality(p_tags) = 1
-            and p_tags[1] is null and cardinality(p_created_at) = 1
+            and cardinality(p_created_at) = 1
             and p_created_at[1] between '0001-01-01 00:00Z' and '9999-12-31 23:59:59.999999Z'
             and octet_length(v_data) <= 1000000 and not json_suspect_v1(v_data)
             and (v_metadata = '{}' or octet_length(v_metadata) < 40000 and json_typeof(p_metadata[1]) = 'object'
                                       and not json_suspect_v1(v_metadata))) then
-            return;
+            v_tags := p_tags[1]::text[];
+            v_fine := v_tags is null or cardinality(v_tags) <= 64 and array_ndims(v_tags) is distinct from 2;
+            if v_tags <> '{}' and v_fine then
+                foreach v_tag in array v_tags loop
+                    v_fine := v_fine and length(v_tag) between 1 and 256
+                              and cardinality(array_positions(v_tags, v_tag)) = 1;
+                end loop;
+            end if;
+            if v_fine then
+                return;
+            end if;
         end if;
     end if;
     if n = 0 then

@@ -6,38 +6,33 @@
 create function @schema@.lock_stripes_v1(p_streams text[], p_types text[], p_tags text[], p_condition jsonb)
 returns void
 language plpgsql volatile
-set search_path = pg_catalog, @schema@, pg_temp
 as $$
 declare
     c_stripes constant int := '@schema@.events'::regclass::oid::int;
     v_timed constant boolean := p_condition is not null and current_setting('lock_timeout') = '0';
-    v_row record;
+    v_exclusive int[];
+    v_stripes int[] := stripes_v1(p_streams, p_types, p_tags);
+    v_stripe int;
+    v_got boolean;
 begin
     if p_condition is not null then
         perform check_condition_v1(p_condition);
+        v_exclusive := condition_stripes_v1(p_condition);
+        v_stripes := v_stripes || v_exclusive;
     end if;
     if v_timed then
-        perform set_config('lock_timeout', '5s', true);
+        v_got := set_config('lock_timeout', '5s', true) is null;
     end if;
-    for v_row in
-        select w.stripe, bool_or(w.exclusive) as exclusive
-          from (select 128, false
-                union all select stripe_v1(3, s.name), false from unnest(p_streams) s(name) where s.name is not null
-                union all select distinct stripe_v1(2, t.type), false from unnest(p_types) t(type)
-                union all select distinct stripe_v1(1, t.tag), false
-                            from unnest(p_tags) e(tags) cross join unnest(e.tags::text[]) t(tag)
-                union all select stripe, true from condition_stripes_v1(p_condition) c(stripe)
-               ) w(stripe, exclusive)
-         group by w.stripe order by w.stripe
-    loop
-        if v_row.exclusive then
-            perform pg_advisory_xact_lock(c_stripes, v_row.stripe);
+    for v_stripe in select distinct s.stripe from unnest(v_stripes) s(stripe) order by s.stripe loop
+        -- Expressions rather than statements: a fifth of the cost.
+        if v_stripe = any (v_exclusive) then
+            v_got := pg_advisory_xact_lock(c_stripes, v_stripe) is null;
         else
-            perform pg_advisory_xact_lock_shared(c_stripes, v_row.stripe);
+            v_got := pg_advisory_xact_lock_shared(c_stripes, v_stripe) is null;
         end if;
     end loop;
     if v_timed then
-        perform set_config('lock_timeout', '0', true);
+        v_got := set_config('lock_timeout', '0', true) is null;
     end if;
 end
 $$;

@@ -1,4 +1,4 @@
--- For psql and other languages: the events of a stream, in version order.
+-- For psql and other languages: the events of a stream that its limits let readers see, in version order.
 --
 --   select version, type, data from eventstore.read_stream('order-1');
 create function @schema@.read_stream(stream_name text, after bigint default 0, max_count int default 1000)

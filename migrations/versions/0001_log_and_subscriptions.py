@@ -31,6 +31,7 @@ TABLES = (
         max_age         double precision,
         metadata        json not null default '{}',
         scavenged_to    bigint not null default 0,
+        deleted_to      bigint not null default 0,
         created_at      timestamptz not null default clock_timestamp(),
         constraint streams_state check (state in ('live', 'deleted', 'tombstoned')),
         constraint streams_limits check (truncate_before > 0 and max_count > 0 and max_age > 0)
@@ -126,12 +127,15 @@ FUNCTIONS = (
     "check_expected_v1",
     "check_known_events_v1",
     "check_sql_v1",
+    "check_stream_v1",
     "claim_partitions_v1",
     "condition_stripes_v1",
     "create_stream_v1",
     "create_subscription_v1",
+    "delete_stream_v1",
     "delete_subscription_v1",
     "expected_matches_v1",
+    "first_visible_v1",
     "get_subscriptions_v1",
     "glob_like_v1",
     "head",
@@ -142,6 +146,7 @@ FUNCTIONS = (
     "list_streams_v1",
     "lock_stream_v1",
     "lock_stripes_v1",
+    "mark_scavenged_v1",
     "names_fit_v1",
     "names_problem_v1",
     "owned_partitions_v1",
@@ -157,15 +162,23 @@ FUNCTIONS = (
     "reject_change_v1",
     "renew_node_v1",
     "repeated_append_v1",
+    "scavenge_range_v1",
+    "scavenge_v1",
     "schema_revision",
     "selector_problem_v1",
     "selector_sql_v1",
+    "set_stream_metadata_v1",
     "settle_partitions_v1",
     "signal_channel_v1",
     "signal_v1",
     "start_position_v1",
+    "stream_info_v1",
     "stripe_v1",
+    "stripes_v1",
+    "stub_event_v1",
+    "stub_tags_v1",
     "text_array_v1",
+    "tombstone_stream_v1",
     "try_stripes_v1",
     "uuid_v7_v1",
     "write_events_v1",
@@ -173,11 +186,27 @@ FUNCTIONS = (
 
 TRIGGERS = (
     """
-    create trigger events_append_only before update or delete on events
+    create trigger events_append_only before delete on events
         for each row execute function reject_change_v1()
     """,
     """
+    create trigger events_stub_only before update on events
+        for each row execute function stub_event_v1()
+    """,
+    """
     create trigger events_no_truncate before truncate on events
+        for each statement execute function reject_change_v1()
+    """,
+    """
+    create trigger event_tags_append_only before update on event_tags
+        for each row execute function reject_change_v1()
+    """,
+    """
+    create trigger event_tags_stubs_only before delete on event_tags
+        for each row execute function stub_tags_v1()
+    """,
+    """
+    create trigger event_tags_no_truncate before truncate on event_tags
         for each statement execute function reject_change_v1()
     """,
 )
