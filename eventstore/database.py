@@ -188,6 +188,7 @@ class Database:
         # Connections at hand, ahead of the pool's own queue, which costs a call more than many a query does.
         self._spare: list[Any] = []
         self._waiting = 0
+        self._statements: dict[tuple[str, int, tuple[str, ...], bool], str] = {}
 
     def on_lost(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call *callback* whenever a connection of the pool ends; returns a function that stops that."""
@@ -214,6 +215,7 @@ class Database:
             MigrationRequired: the schema is missing or older than `schema.REVISION`.
         """
         self._prefix = quoted(schema)
+        self._statements.clear()
         with _opening(dsn):
             self._pool = await asyncpg.create_pool(
                 dsn,
@@ -302,9 +304,13 @@ class Database:
 
         *casts* are put behind numbered parameters.
         """
-        numbered = [f"${n}{(casts or {}).get(n, '')}" for n in range(1, arguments + 1)]
-        by_name = [f"{name} => ${arguments + n}" for n, name in enumerate(named, 1)]
-        return f"select * from {self._prefix}.{function}({', '.join(numbered + by_name)})"
+        key = (function, arguments, tuple(named), casts is None)
+        if (statement := self._statements.get(key)) is None:
+            numbered = [f"${n}{(casts or {}).get(n, '')}" for n in range(1, arguments + 1)]
+            by_name = [f"{name} => ${arguments + n}" for n, name in enumerate(named, 1)]
+            statement = f"select * from {self._prefix}.{function}({', '.join(numbered + by_name)})"
+            self._statements[key] = statement
+        return statement
 
     async def rows(
         self,

@@ -30,9 +30,11 @@ from eventstore.events import ANY, AppendResult, Event, NewEvent, check_stream_n
 from eventstore.feed import Feed, Follower
 from eventstore.log import append as appending
 from eventstore.log import read as reading
+from eventstore.log import streams as living
 from eventstore.log.append import StreamAppend
 from eventstore.log.coalescing import Coalescer
 from eventstore.log.deciding import ATTEMPTS, Decision, decide
+from eventstore.log.streams import Scavenged, StreamInfo, StreamMetadata
 from eventstore.selectors import All, Selector, check_selector
 from eventstore.service import Backoff, Tasks, set_within, to_its_end
 from eventstore.settings import Settings
@@ -260,7 +262,7 @@ class EventStore:
         if len(request.parts) == 1:
             done = [await self._coalescer.append(request)]
         else:
-            done = appending.results(await appending.run(self._database, request, self.settings.append_timeout))
+            done = appending.results(await self._coalescer.alone(request))
         self._signals.appended()
         return done
 
@@ -343,7 +345,7 @@ class EventStore:
             DuplicateEventId: an id is stored with other content (`ids` names it); nothing of the call is written.
         """
         request = appending.KnownRequest(streams, events)
-        rows = await appending.run(self._database, request, self.settings.append_timeout)
+        rows = await self._coalescer.alone(request)
         if rows:
             self._signals.appended()
         return appending.known_added(rows)
@@ -424,19 +426,6 @@ class EventStore:
         finally:
             forget()
 
-    async def streams(self, prefix: str = "") -> AsyncIterator[tuple[str, int, datetime]]:
-        """Yield name, version and creation time of every stream whose name starts with *prefix*, by name."""
-        if prefix:
-            check_stream_name(prefix)
-        after = ""
-        while True:
-            rows = await self._database.rows("list_streams_v1", prefix, after, self.settings.page_size)
-            for row in rows:
-                yield row["name"], row["version"], row["created_at"]
-            if len(rows) < self.settings.page_size:
-                return
-            after = rows[-1]["name"]
-
     @asynccontextmanager
     async def listen(
         self, selector: Selector | None = None, *, after: int | Literal["current"] = "current"
@@ -474,6 +463,106 @@ class EventStore:
         async for event in self.read_all(backwards=True, limit=1):
             return event.position
         return 0
+
+    # -- streams
+
+    def streams(self, prefix: str = "", *, include_deleted: bool = False) -> AsyncIterator[StreamInfo]:
+        """Yield the live streams with events whose name starts with *prefix*, by name.
+
+        Args:
+            include_deleted: also those that are deleted or tombstoned, and names for which only metadata is stored.
+
+        Raises:
+            InvalidEvent: *prefix* cannot begin a stream's name.
+        """
+        return living.list_streams(
+            self._database, prefix, include_deleted=include_deleted, page_size=self.settings.page_size
+        )
+
+    async def stream_info(self, stream: str) -> StreamInfo | None:
+        """Return what is known of *stream*, also of a deleted one; None if nothing was ever stored under that name.
+
+        Raises:
+            InvalidEvent: the name breaks a rule.
+        """
+        return await living.stream_info(self._database, stream)
+
+    async def set_stream_metadata(self, stream: str, metadata: StreamMetadata) -> None:
+        """Replace the limits and custom metadata of *stream*, which need not have events yet.
+
+        Limits apply to `read` at once; `read_all` and subscriptions show what is stored until it is scavenged. To
+        change one of them: ``replace(info.metadata, max_count=5)``. What was deleted stays hidden whatever they say.
+
+        Raises:
+            StreamDeleted: the stream was closed for good.
+            InvalidEvent: the name breaks a rule.
+            ConfigurationError: *metadata* is not `StreamMetadata`.
+        """
+        await living.set_stream_metadata(self._database, stream, metadata)
+
+    async def delete_stream(self, stream: str, *, expected: int = ANY) -> bool:
+        """Hide every event of *stream* from its readers; the next append revives it and goes on with its versions.
+
+        To that append it is no stream: `ANY`, `NO_STREAM` and the exact version revive it. Its metadata stays.
+
+        Args:
+            expected: as in `append`.
+
+        Returns:
+            Whether there was something to delete: False if there is no such stream, or it is deleted already.
+
+        Raises:
+            WrongExpectedVersion: the stream is at another version; nothing is deleted.
+            StreamDeleted: the stream was closed for good.
+            InvalidEvent: the name or *expected* breaks a rule.
+        """
+        return await living.delete_stream(self._database, stream, expected)
+
+    async def tombstone_stream(self, stream: str, *, expected: int = ANY) -> bool:
+        """Close *stream* for good, also one that never existed: no reader of it sees an event, every append is refused.
+
+        Args:
+            expected: as in `append`.
+
+        Returns:
+            False if it was closed already, whatever was expected.
+
+        Raises:
+            WrongExpectedVersion: the stream is at another version; nothing happened.
+            InvalidEvent: the name or *expected* breaks a rule.
+        """
+        return await living.tombstone_stream(self._database, stream, expected)
+
+    async def scavenge(
+        self,
+        *,
+        batch: int = 1000,
+        pause: float = 0.0,
+        dry_run: bool = False,
+        now: datetime | None = None,
+        on_batch: Callable[[Scavenged], object] | None = None,
+    ) -> Scavenged:
+        """Remove for good the data, metadata and tags of the events that limits hide; return how many.
+
+        Each batch is a short transaction of its own that no append, reader or subscription waits for. Interrupted, it
+        goes on the next time where it was. Positions, versions and ids stay taken.
+
+        Args:
+            batch: events of one transaction, 1 to 100,000.
+            pause: seconds between batches.
+            dry_run: only count.
+            now: the moment `max_age` counts back from, if not now; never later.
+            on_batch: called with what each batch did.
+
+        Raises:
+            ConfigurationError: the role does not own the schema's tables, or a value is out of range.
+            TransactionConflict: another scavenging was at the same events; repeat it.
+        """
+        if now is not None:
+            reading.check_time("now", now)
+        return await living.scavenge(
+            self._database, self.schema, batch=batch, pause=pause, dry_run=dry_run, now=now, on_batch=on_batch
+        )
 
     # -- subscriptions
 

@@ -16,7 +16,14 @@ import asyncpg
 
 from eventstore.conditions import AppendCondition
 from eventstore.database import Borrowable, Database, borrowed
-from eventstore.errors import ConfigurationError, DatabaseUnavailable, DuplicateEventId, InvalidEvent, OutcomeUnknown
+from eventstore.errors import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    DuplicateEventId,
+    EventStoreError,
+    InvalidEvent,
+    OutcomeUnknown,
+)
 from eventstore.events import ANY, AppendResult, Expected, NewEvent, check_stream_name
 from eventstore.service import Backoff
 
@@ -57,6 +64,8 @@ class StreamAppend:
     def __post_init__(self) -> None:
         check_stream(self.stream)
         check_events(self.events)
+        # The list stays the caller's, who may change it while the append waits.
+        object.__setattr__(self, "events", tuple(self.events))
         expected = self.expected
         if isinstance(expected, bool) or not isinstance(expected, int) or not min(Expected) <= expected < 1 << 63:
             raise InvalidEvent(f"expected must be ANY, NO_STREAM, STREAM_EXISTS or a version, not {expected!r}")
@@ -169,15 +178,16 @@ async def run(database: Database, request: Request | KnownRequest, patience: flo
     while True:
         try:
             return await _sent(database, request, arguments)
-        except DatabaseUnavailable as error:
+        except (DatabaseUnavailable, ConfigurationError) as error:
+            # ConfigurationError: the store was closed in between.
             if not request.sent:
                 raise
             now = asyncio.get_running_loop().time()
             until = now + patience if until is None else until
-            if (wait := backoff.next()) > until - now:
+            if (wait := backoff.next()) > until - now or isinstance(error, ConfigurationError):
                 raise OutcomeUnknown(
-                    f"the connection was lost during an append and did not come back in {patience:g} s ({error}); "
-                    "repeat it with the same events to learn whether it happened"
+                    f"the connection was lost during an append, and trying again found no answer ({error}); "
+                    "append the same events again to learn whether it happened"
                 ) from error
             await asyncio.sleep(wait)
 
@@ -187,9 +197,9 @@ async def _sent(database: Database, request: Request | KnownRequest, arguments: 
         before, request.sent = request.sent, True
         try:
             return await _racing(database, arguments, connection)
-        except DatabaseUnavailable as error:
-            # An answer, as from a standby, says that this attempt did nothing.
-            request.sent = before or not answered(error)
+        except EventStoreError as error:
+            # An answer, whatever it is, says that this attempt did nothing.
+            request.sent = before or (isinstance(error, DatabaseUnavailable) and not answered(error))
             raise
 
 

@@ -18,7 +18,7 @@ from eventstore.database import Database
 from eventstore.errors import ConfigurationError, DatabaseUnavailable, EventStoreError, OutcomeUnknown
 from eventstore.events import AppendResult
 from eventstore.log import append as appending
-from eventstore.log.append import Request
+from eventstore.log.append import KnownRequest, Request
 from eventstore.service import Tasks
 
 __all__ = ["Coalescer"]
@@ -47,33 +47,44 @@ class Coalescer:
     """Gathers appends to one stream (or none) each into batches."""
 
     def __init__(self, database: Database, connections: int, patience: float) -> None:
-        self._database, self._patience = database, patience
-        self._queue: deque[_Waiting] = deque()
-        self._lanes = self._most_lanes = min(LANES, connections)
-        self._under_way = 0
-        self._places = asyncio.Semaphore(MAX_WAITING)
-        # Appends that wait for locks must leave connections for those that need not.
-        self._alone = asyncio.Semaphore(max(1, connections // 2))
-        self._turns: dict[str, deque[asyncio.Future[None]]] = {}
-        self._tasks = Tasks()
+        self._database, self._connections, self._patience = database, connections, patience
         self._closed = True
 
     async def start(self, dsn: str, schema: str) -> None:
         """Accept appends; the connections are the database's."""
+        self._queue: deque[_Waiting] = deque()
+        self._turns: dict[str, deque[asyncio.Future[None]]] = {}
+        self._lanes = self._most_lanes = min(LANES, self._connections)
+        self._under_way = 0
+        self._places = asyncio.Semaphore(MAX_WAITING)
+        # Appends that wait for locks must leave connections for those that need not.
+        self._alone = asyncio.Semaphore(max(1, self._connections // 2))
+        self._tasks = Tasks()
         self._closed = False
 
     async def stop(self) -> None:
         """End the batches on their way: whoever waits for them is told that the outcome is unknown."""
+        if self._closed:
+            return
         self._closed = True
         await self._tasks.stop()
         for waiting in self._queue:
             _fail(waiting)
         self._queue.clear()
 
-    async def append(self, request: Request) -> AppendResult:
-        """Append *request*, which has one part."""
+    def _check_open(self) -> None:
         if self._closed:
             raise ConfigurationError("the store is not open; use `async with EventStore(...) as store`")
+
+    async def alone(self, request: Request | KnownRequest) -> Sequence[asyncpg.Record]:
+        """Append *request*, whatever its form, on a connection of its own; see `append.run`."""
+        self._check_open()
+        async with self._alone:
+            return await appending.run(self._database, request, self._patience)
+
+    async def append(self, request: Request) -> AppendResult:
+        """Append *request*, which has one part."""
+        self._check_open()
         stream = request.parts[0].stream
         await self._places.acquire()
         try:
@@ -114,9 +125,7 @@ class Coalescer:
     async def _append(self, request: Request) -> AppendResult:
         row = await self._batched(request)
         if row is None:
-            async with self._alone:
-                rows = await appending.run(self._database, request, self._patience)
-            return appending.results(rows)[0]
+            return appending.results(await self.alone(request))[0]
         return AppendResult(
             request.parts[0].stream,
             row["version"],
@@ -132,17 +141,16 @@ class Coalescer:
             # Nobody else waits: no need for a task of its own.
             self._lanes -= 1
             try:
-                await self._send((waiting,))
+                return (await self._rows([waiting]))[0]
             finally:
                 self._lanes += 1
                 self._open_lane()
-            return waiting.done.result()
         self._queue.append(waiting)
         # A caller that is cancelled cancels the future; a batch leaves out what is cancelled before it is sent.
         return await waiting.done
 
     def _open_lane(self) -> None:
-        if self._queue and self._lanes:
+        if self._queue and self._lanes and not self._closed:
             self._lanes -= 1
             self._tasks.spawn("append batches", self._lane())
 
@@ -155,6 +163,7 @@ class Coalescer:
                 await asyncio.sleep(0)
         finally:
             self._lanes += 1
+            self._open_lane()
 
     def _gather(self) -> list[_Waiting]:
         """Take what waits, but no more than an even share of all that is under way, so that the lanes stay alike."""
@@ -174,28 +183,43 @@ class Coalescer:
             batch.append(self._queue.popleft())
         return batch
 
-    async def _send(self, batch: Sequence[_Waiting]) -> None:
-        rows: Sequence[asyncpg.Record | None] = [None] * len(batch)
-        self._under_way += len(batch)
+    async def _send(self, batch: list[_Waiting]) -> None:
+        """Append *batch* and answer everybody in it, whatever happens."""
         try:
-            async with self._database.acquire() as connection:
-                for waiting in batch:
-                    waiting.request.sent = True
-                rows = await self._database.rows("append_batch_v1", *_arguments(batch), on=connection)
-        except asyncio.CancelledError:
+            rows = await self._rows(batch)
+        except BaseException:
             for waiting in batch:
                 _fail(waiting)
             raise
+        for waiting, row in zip(batch, rows, strict=True):
+            if not waiting.done.done():
+                waiting.done.set_result(row)
+
+    async def _rows(self, batch: list[_Waiting]) -> list[asyncpg.Record | None]:
+        """Append *batch*, from which those who left meanwhile are taken out; None for what has to be run alone."""
+        self._under_way += (count := len(batch))
+        try:
+            async with self._database.acquire() as connection:
+                batch[:] = [waiting for waiting in batch if not waiting.done.done()]
+                if not batch:
+                    return []
+                for waiting in batch:
+                    waiting.request.sent = True
+                if lone := _one_event(batch):
+                    rows = await self._database.rows("append_one_v1", *lone, on=connection)
+                else:
+                    rows = await self._database.rows("append_batch_v1", *_arguments(batch), on=connection)
         except (EventStoreError, asyncpg.PostgresError) as error:
             # Alone each finds its own error. An answer says that nothing happened.
             if not isinstance(error, DatabaseUnavailable) or appending.answered(error):
                 for waiting in batch:
                     waiting.request.sent = False
+            return [None] * len(batch)
         finally:
-            self._under_way -= len(batch)
+            self._under_way -= count
         for waiting, row in zip(batch, rows, strict=True):
-            if not waiting.done.done():
-                waiting.done.set_result(row if row is not None and row["outcome"] == "appended" else None)
+            waiting.request.sent = row["outcome"] == "appended"
+        return [row if row["outcome"] == "appended" else None for row in rows]
 
 
 def _fail(waiting: _Waiting) -> None:
@@ -205,6 +229,16 @@ def _fail(waiting: _Waiting) -> None:
             if waiting.request.sent
             else DatabaseUnavailable("the store was closed before the append was sent; nothing happened")
         )
+
+
+def _one_event(batch: Sequence[_Waiting]) -> list[object] | None:
+    """Return the arguments of ``append_one_v1``, if it can do what is asked for."""
+    request = batch[0].request
+    (part,) = request.parts
+    if len(batch) > 1 or len(part.events) > 1 or request.condition is not None:
+        return None
+    columns = appending.event_arrays(part.events, [1])[1:]
+    return [part.stream, int(part.expected), *(column[0] for column in columns)]
 
 
 def _arguments(batch: Sequence[_Waiting]) -> list[object]:

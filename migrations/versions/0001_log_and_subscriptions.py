@@ -65,8 +65,9 @@ TABLES = (
     )
     """,
     "create index events_type_position_idx on events (type, position)",
-    # Times rise nearly with positions, so that block ranges are enough, and cost an append nothing.
-    "create index events_recorded_at_idx on events using brin (recorded_at) with (autosummarize = on)",
+    # Times rise nearly with positions, so that block ranges are enough, and cost an append nothing. With the positions
+    # beside them, "later than this time, before that position" finds the few ranges where both can be true.
+    "create index events_recorded_at_idx on events using brin (recorded_at, position) with (autosummarize = on)",
     """
     create table event_tags (
         tag      text collate "C" not null,
@@ -120,6 +121,7 @@ FUNCTIONS = (
     "append_events",
     "append_batch_v1",
     "append_events_v1",
+    "append_one_v1",
     "broken_by_v1",
     "bucket_v1",
     "check_condition_v1",
@@ -153,6 +155,7 @@ FUNCTIONS = (
     "pattern_checks_v1",
     "pattern_problem_v1",
     "pattern_sql_v1",
+    "read_events_sql_v1",
     "read_events_v1",
     "read_feed",
     "read_stream",
@@ -165,6 +168,7 @@ FUNCTIONS = (
     "scavenge_range_v1",
     "scavenge_v1",
     "schema_revision",
+    "selector_narrows_v1",
     "selector_problem_v1",
     "selector_sql_v1",
     "set_stream_metadata_v1",
@@ -177,6 +181,7 @@ FUNCTIONS = (
     "stripes_v1",
     "stub_event_v1",
     "stub_tags_v1",
+    "tags_sql_v1",
     "text_array_v1",
     "tombstone_stream_v1",
     "try_stripes_v1",
