@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from eventstore.events import ANY, NO_STREAM, STREAM_EXISTS, AppendResult, Event, NewEvent
     from eventstore.log.append import StreamAppend
+    from eventstore.log.streams import StreamInfo, StreamMetadata
     from eventstore.selectors import All, EventPattern, EventPayload, EventType, Selector, Stream, Tags
     from eventstore.settings import Settings
     from eventstore.store import EventStore
@@ -61,6 +62,8 @@ __all__ = [
     "Stream",
     "StreamAppend",
     "StreamDeleted",
+    "StreamInfo",
+    "StreamMetadata",
     "Subscription",
     "SubscriptionExists",
     "SubscriptionNotFound",
@@ -78,6 +81,7 @@ _HOMES = {
     "eventstore.codec": ("event_type", "upcaster"),
     "eventstore.events": ("ANY", "NO_STREAM", "STREAM_EXISTS", "AppendResult", "Event", "NewEvent"),
     "eventstore.log.append": ("StreamAppend",),
+    "eventstore.log.streams": ("StreamInfo", "StreamMetadata"),
     "eventstore.selectors": (
         "All",
         "EventPattern",

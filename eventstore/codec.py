@@ -10,8 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -29,6 +28,7 @@ __all__ = [
     "EventTypes",
     "check_text",
     "decode",
+    "decoder_of",
     "encode",
     "event_type",
     "event_types",
@@ -41,7 +41,10 @@ MAX_DEPTH = 64
 MAX_INTEGER_DIGITS = 4300
 """CPython's own limit for converting between text and int; longer integers could be written but not read back."""
 
-_LONG_NUMBER = re.compile(r"\d{19}")
+# Digits to "0", everything else to a space: a run of digits is then found as a substring, ten times as fast as by a
+# regular expression, which tries it anew at every digit.
+_RUNS = bytes(ord("0") if chr(byte) in "0123456789" else ord(" ") for byte in range(256))
+_LONG_RUN = b"0" * 19
 _INT64 = 1 << 63
 _HUGE = 10**MAX_INTEGER_DIGITS
 
@@ -73,10 +76,17 @@ def _dumped(model: BaseModel, field: str) -> Any:
 
 def decode(text: str) -> Any:
     """Return the value of JSON *text*; integers of any length stay integers."""
-    # orjson reads an integer beyond 64 bits as a float, silently.
-    if _LONG_NUMBER.search(text):
-        return json.loads(text)
-    return orjson.loads(text)
+    return json.loads(text) if _holds_long_run(text) else orjson.loads(text)
+
+
+def decoder_of(texts: Iterable[str]) -> Callable[[str], Any]:
+    """Return what decodes each of *texts* as `decode` does, asking all of them at once how careful it has to be."""
+    return decode if _holds_long_run("".join(texts)) else orjson.loads
+
+
+def _holds_long_run(text: str) -> bool:
+    # orjson reads an integer beyond 64 bits, which has 19 digits at least, as a float, silently.
+    return len(text) > 18 and _LONG_RUN in text.encode().translate(_RUNS)
 
 
 def check_text(value: str, field: str) -> None:

@@ -32,6 +32,8 @@ COMMANDS = {
     "import": ("eventstore.cli.importing", "Import the rows of a CSV or NDJSON file as events."),
     "migrate": ("eventstore.cli.migrate", "Create the schema, or bring it up to date."),
     "read": ("eventstore.cli.read", "Read one stream, or the whole log by selector."),
+    "scavenge": ("eventstore.cli.scavenge", "Remove for good what the limits of streams hide."),
+    "stream": ("eventstore.cli.stream", "Show a stream, set its limits, delete or tombstone it."),
     "streams": ("eventstore.cli.streams", "List streams by name."),
     "subscription": ("eventstore.cli.subscription", "Create, list, show and delete subscriptions."),
     "tail": ("eventstore.cli.tail", "Follow the log live, until Ctrl-C."),

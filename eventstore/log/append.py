@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
@@ -23,6 +23,7 @@ from eventstore.errors import (
     EventStoreError,
     InvalidEvent,
     OutcomeUnknown,
+    TransactionConflict,
 )
 from eventstore.events import ANY, AppendResult, Expected, NewEvent, check_stream_name
 from eventstore.service import Backoff
@@ -36,6 +37,7 @@ __all__ = [
     "deadline",
     "event_arrays",
     "known_added",
+    "lost",
     "results",
     "run",
     "run_in",
@@ -75,11 +77,17 @@ class StreamAppend:
 
 @dataclass(slots=True)
 class Request:
-    """One append, all or nothing; *sent* tells whether it may have happened."""
+    """One append, all or nothing.
+
+    Attributes:
+        sent: it may have happened.
+        until: when to give up finding out what became of it, by the event loop's clock; set when a reply is lost.
+    """
 
     parts: Sequence[StreamAppend]
     condition: AppendCondition | None = None
-    sent: bool = field(default=False)
+    sent: bool = False
+    until: float | None = None
 
     def __post_init__(self) -> None:
         if self.condition is not None and not isinstance(self.condition, AppendCondition):
@@ -115,7 +123,8 @@ class KnownRequest:
 
     streams: Sequence[str | None]
     events: Sequence[NewEvent]
-    sent: bool = field(default=False)
+    sent: bool = False
+    until: float | None = None
 
     def __post_init__(self) -> None:
         check_events(self.events)
@@ -163,10 +172,13 @@ def check_events(events: object) -> None:
             raise InvalidEvent(f"events must be NewEvent, not {type(event).__name__}")
 
 
-async def run(database: Database, request: Request | KnownRequest, patience: float) -> list[asyncpg.Record]:
+async def run(
+    database: Database, request: Request | KnownRequest, patience: float, places: asyncio.Semaphore
+) -> list[asyncpg.Record]:
     """Append *request* on a connection of the pool; one row a stream.
 
-    After a lost reply it is sent again, which the ids make harmless, for *patience* seconds.
+    After a lost reply it is sent again, which the ids make harmless, for *patience* seconds. Each attempt takes one of
+    *places*, so that appends that wait for locks leave connections for those that need not.
 
     Raises:
         OutcomeUnknown: the database did not come back within that time.
@@ -174,22 +186,29 @@ async def run(database: Database, request: Request | KnownRequest, patience: flo
     """
     arguments = request.arguments(signal=False)
     backoff = Backoff(0.05, 1.0)
-    until: float | None = None
     while True:
         try:
-            return await _sent(database, request, arguments)
-        except (DatabaseUnavailable, ConfigurationError) as error:
-            # ConfigurationError: the store was closed in between.
+            async with places:
+                return await _sent(database, request, arguments)
+        except (DatabaseUnavailable, TransactionConflict, ConfigurationError) as error:
+            # Of an append that was sent before these say nothing: the first attempt may still be running, and hold the
+            # locks this one waited for. ConfigurationError: the store was closed in between.
             if not request.sent:
                 raise
-            now = asyncio.get_running_loop().time()
-            until = now + patience if until is None else until
-            if (wait := backoff.next()) > until - now or isinstance(error, ConfigurationError):
+            lost(request, patience)
+            wait = backoff.next()
+            if asyncio.get_running_loop().time() + wait > (request.until or 0) or isinstance(error, ConfigurationError):
                 raise OutcomeUnknown(
                     f"the connection was lost during an append, and trying again found no answer ({error}); "
                     "append the same events again to learn whether it happened"
                 ) from error
             await asyncio.sleep(wait)
+
+
+def lost(request: Request | KnownRequest, patience: float) -> None:
+    """Note that a reply was lost: from the first on *patience* seconds are left to find out what happened."""
+    if request.until is None:
+        request.until = asyncio.get_running_loop().time() + patience
 
 
 async def _sent(database: Database, request: Request | KnownRequest, arguments: Sequence[Any]) -> list[asyncpg.Record]:

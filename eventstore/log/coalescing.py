@@ -32,6 +32,8 @@ MAX_APPENDS = 128
 MAX_CHARACTERS = 4 << 20
 """Encoded characters after which a batch is full."""
 
+UNSENT = "the store was closed before the append was sent; nothing happened"
+
 MAX_WAITING = 10_000
 """Appends that may wait here; further callers wait outside, in order."""
 
@@ -57,7 +59,6 @@ class Coalescer:
         self._lanes = self._most_lanes = min(LANES, self._connections)
         self._under_way = 0
         self._places = asyncio.Semaphore(MAX_WAITING)
-        # Appends that wait for locks must leave connections for those that need not.
         self._alone = asyncio.Semaphore(max(1, self._connections // 2))
         self._tasks = Tasks()
         self._closed = False
@@ -78,9 +79,9 @@ class Coalescer:
 
     async def alone(self, request: Request | KnownRequest) -> Sequence[asyncpg.Record]:
         """Append *request*, whatever its form, on a connection of its own; see `append.run`."""
-        self._check_open()
-        async with self._alone:
-            return await appending.run(self._database, request, self._patience)
+        if not request.sent:
+            self._check_open()
+        return await appending.run(self._database, request, self._patience, self._alone)
 
     async def append(self, request: Request) -> AppendResult:
         """Append *request*, which has one part."""
@@ -125,6 +126,8 @@ class Coalescer:
     async def _append(self, request: Request) -> AppendResult:
         row = await self._batched(request)
         if row is None:
+            if self._closed and not request.sent:
+                raise DatabaseUnavailable(UNSENT)
             return appending.results(await self.alone(request))[0]
         return AppendResult(
             request.parts[0].stream,
@@ -211,9 +214,11 @@ class Coalescer:
                     rows = await self._database.rows("append_batch_v1", *_arguments(batch), on=connection)
         except (EventStoreError, asyncpg.PostgresError) as error:
             # Alone each finds its own error. An answer says that nothing happened.
-            if not isinstance(error, DatabaseUnavailable) or appending.answered(error):
-                for waiting in batch:
-                    waiting.request.sent = False
+            unknown = isinstance(error, DatabaseUnavailable) and not appending.answered(error)
+            for waiting in batch:
+                waiting.request.sent &= unknown
+                if waiting.request.sent:
+                    appending.lost(waiting.request, self._patience)
             return [None] * len(batch)
         finally:
             self._under_way -= count
@@ -227,7 +232,7 @@ def _fail(waiting: _Waiting) -> None:
         waiting.done.set_exception(
             OutcomeUnknown("the store was closed during an append; repeat it with the same events to learn its outcome")
             if waiting.request.sent
-            else DatabaseUnavailable("the store was closed before the append was sent; nothing happened")
+            else DatabaseUnavailable(UNSENT)
         )
 
 
