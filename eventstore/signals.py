@@ -27,9 +27,12 @@ __all__ = ["Signals"]
 
 log = logging.getLogger(__name__)
 
-SPACING = 0.005
-"""Seconds between two signals of a node. The first after a pause is sent at once; a stream of appends does not pay for
-one NOTIFY each, of which every listening session would have to be woken."""
+SPACING, SPACING_BUSY = 0.005, 0.02
+"""Seconds between two signals of a node. The first after a pause is sent at once. A stream of appends does not pay for a
+NOTIFY each, for which every listening session has to be woken; the longer spacing is for `BUSY` appends and more within
+one."""
+
+BUSY = 10
 
 HEARD_WITHIN = 5.0
 """Seconds in which a node must hear its own signal before it takes its listening connection for dead."""
@@ -47,6 +50,7 @@ class Signals:
         self._settings, self._rng = settings, rng
         self._dsn, self._channel, self._node = "", "", str(node)
         self._wakers: set[Callable[[], None]] = set()
+        self._appends = 0
         self._tasks = Tasks()
         self._pending = asyncio.Event()
         self._notifier: Any = None
@@ -81,6 +85,7 @@ class Signals:
 
     def appended(self) -> None:
         """Wake this node at once and the others soon: an append of this node has committed."""
+        self._appends += 1
         self._wake()
         self._pending.set()
 
@@ -98,7 +103,8 @@ class Signals:
             await self._send()
             healthy()
             self.moments.reach("notified")
-            await asyncio.sleep(SPACING)
+            busy, self._appends = self._appends >= BUSY, 0
+            await asyncio.sleep(SPACING_BUSY if busy else SPACING)
 
     async def _send(self) -> None:
         if self._notifier is None or self._notifier.is_closed():

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import pytest
 
 from eventstore import All, EventStore, EventType, NewEvent, Settings
+from eventstore.log.read import Page, read_page
 from eventstore.schema import signal_channel
 from eventstore.service import Moments
 from eventstore.signals import Signals
@@ -175,3 +177,32 @@ async def test_nothing_is_left_behind_when_a_store_closes(db: str, sql: asyncpg.
     query = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
     while await sql.fetchval(query):
         await asyncio.sleep(0)
+
+
+async def test_a_burst_of_appends_is_signalled_a_few_times(store: EventStore, sql: asyncpg.Connection) -> None:
+    heard: list[object] = []
+    await sql.add_listener(signal_channel("eventstore"), lambda *heard_now: heard.append(heard_now))
+    for _ in range(300):
+        await store.append("s", [NewEvent(type="A")])
+    last = store._signals.moments.next("notified")
+    await store.append("s", [NewEvent(type="A")])
+    await last
+    await sql.fetchval("select 1")
+    assert 0 < len(heard) < 150
+
+
+async def test_a_node_that_follows_nothing_reads_nothing(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages: list[int] = []
+
+    async def counted(*arguments: Any, **named: Any) -> Page:
+        pages.append(1)
+        return await read_page(*arguments, **named)
+
+    monkeypatch.setattr("eventstore.feed.read_page", counted)
+    for _ in range(20):
+        await store.append("s", [NewEvent(type="A")])
+    assert pages == []
+    async with store.listen() as events:
+        await store.append("s", [NewEvent(type="A")])
+        assert await collect(events, 1) == [21]
+    assert pages

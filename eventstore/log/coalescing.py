@@ -24,7 +24,11 @@ from eventstore.service import Tasks
 __all__ = ["Coalescer"]
 
 LANES = 2
-"""Batches on their way at a time."""
+"""Batches on their way at a time, if many wait."""
+
+ENOUGH = 32
+"""Appends that make a second batch worth its while; fewer are better off in the next one: measured with 16 callers, one
+batch at a time does two to three times as many appends as two half as large."""
 
 MAX_APPENDS = 128
 """Appends of one batch."""
@@ -140,7 +144,7 @@ class Coalescer:
 
     async def _batched(self, request: Request) -> asyncpg.Record | None:
         waiting = _Waiting(request, asyncio.get_running_loop().create_future())
-        if self._lanes and not self._queue:
+        if self._lanes == self._most_lanes and not self._queue:
             # Nobody else waits: no need for a task of its own.
             self._lanes -= 1
             try:
@@ -149,18 +153,22 @@ class Coalescer:
                 self._lanes += 1
                 self._open_lane()
         self._queue.append(waiting)
+        self._open_lane()
         # A caller that is cancelled cancels the future; a batch leaves out what is cancelled before it is sent.
         return await waiting.done
 
     def _open_lane(self) -> None:
-        if self._queue and self._lanes and not self._closed:
+        if self._lanes and self._worthwhile(self._most_lanes - self._lanes) and not self._closed:
             self._lanes -= 1
             self._tasks.spawn("append batches", self._lane())
+
+    def _worthwhile(self, other_lanes: int) -> bool:
+        return len(self._queue) >= (ENOUGH if other_lanes else 1)
 
     async def _lane(self) -> None:
         """Send batch after batch until nothing waits."""
         try:
-            while batch := self._gather():
+            while self._worthwhile(self._most_lanes - self._lanes - 1) and (batch := self._gather()):
                 await self._send(batch)
                 # Those who have their answer may append again at once: they belong into the next batch.
                 await asyncio.sleep(0)
@@ -170,7 +178,8 @@ class Coalescer:
 
     def _gather(self) -> list[_Waiting]:
         """Take what waits, but no more than an even share of all that is under way, so that the lanes stay alike."""
-        share = min(MAX_APPENDS, -(-(len(self._queue) + self._under_way) // self._most_lanes))
+        even = -(-(len(self._queue) + self._under_way) // self._most_lanes)
+        share = min(MAX_APPENDS, max(ENOUGH, even))
         batch: list[_Waiting] = []
         events = characters = 0
         while self._queue and len(batch) < share:
