@@ -12,7 +12,7 @@ import logging
 import re
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
 
@@ -219,7 +219,7 @@ class Database:
         with _opening(dsn):
             self._pool = await asyncpg.create_pool(
                 dsn,
-                min_size=1,
+                min_size=0,
                 max_size=self._connections,
                 # Connections are never recycled: one that ends tells that the server may have crashed.
                 max_inactive_connection_lifetime=0,
@@ -281,8 +281,10 @@ class Database:
     async def _taken(self, pool: asyncpg.Pool[asyncpg.Record]) -> Any:
         while self._spare:
             connection = self._spare.pop()
-            if not connection.is_closed():
-                return connection
+            # A connection that ended while nobody used it is detached, and does not even answer that.
+            with suppress(asyncpg.InterfaceError):
+                if not connection.is_closed():
+                    return connection
             await to_its_end(self._release(pool, connection))
         self._waiting += 1
         try:

@@ -199,6 +199,11 @@ class Coalescer:
         """Append *batch* and answer everybody in it, whatever happens."""
         try:
             rows = await self._rows(batch)
+        except DatabaseUnavailable as error:
+            for waiting in batch:
+                if not waiting.done.done():
+                    waiting.done.set_exception(DatabaseUnavailable(str(error)))
+            return
         except BaseException:
             for waiting in batch:
                 _fail(waiting)
@@ -208,7 +213,11 @@ class Coalescer:
                 waiting.done.set_result(row)
 
     async def _rows(self, batch: list[_Waiting]) -> list[asyncpg.Record | None]:
-        """Append *batch*, from which those who left meanwhile are taken out; None for what has to be run alone."""
+        """Append *batch*, from which those who left meanwhile are taken out; None for what has to be run alone.
+
+        Raises:
+            DatabaseUnavailable: there is no connection to be had, for nobody in the batch; nothing was sent.
+        """
         self._under_way += (count := len(batch))
         try:
             async with self._database.acquire() as connection:
@@ -222,6 +231,8 @@ class Coalescer:
                 else:
                     rows = await self._database.rows("append_batch_v1", *_arguments(batch), on=connection)
         except (EventStoreError, asyncpg.PostgresError) as error:
+            if isinstance(error, DatabaseUnavailable) and not batch[0].request.sent:
+                raise
             # Alone each finds its own error. An answer says that nothing happened.
             unknown = isinstance(error, DatabaseUnavailable) and not appending.answered(error)
             for waiting in batch:

@@ -6,7 +6,7 @@ language plpgsql volatile
 set search_path = pg_catalog, @schema@, pg_temp
 as $$
 declare
-    v_after constant bigint := coalesce((p_condition ->> 'after')::bigint, 0);
+    v_after constant bigint := coalesce((p_condition ->> 'after')::numeric::bigint, 0);
     v_item jsonb;
     v_stream text;
     v_types text[];

@@ -32,7 +32,7 @@ begin
             and (v_metadata = '{}' or octet_length(v_metadata) < 40000 and json_typeof(p_metadata[1]) = 'object'
                                       and not json_suspect_v1(v_metadata))) then
             v_tags := p_tags[1]::text[];
-            v_fine := v_tags is null or cardinality(v_tags) <= 64 and array_ndims(v_tags) is distinct from 2;
+            v_fine := v_tags is null or cardinality(v_tags) <= 64 and coalesce(array_ndims(v_tags), 1) = 1;
             if v_tags <> '{}' and v_fine then
                 foreach v_tag in array v_tags loop
                     v_fine := v_fine and length(v_tag) between 1 and 256
@@ -69,7 +69,7 @@ begin
             and octet_length(t.data) + octet_length(t.metadata) <= 1048576
             and not json_suspect_v1(t.data)
             and (t.metadata = '{}' or json_typeof(e.metadata) = 'object' and not json_suspect_v1(t.metadata))
-            and (t.tags is null or cardinality(t.tags) <= 64 and array_ndims(t.tags) is distinct from 2)) is not true
+            and (t.tags is null or cardinality(t.tags) <= 64 and coalesce(array_ndims(t.tags), 1) = 1)) is not true
      limit 1;
     if not found and cardinality(array_remove(p_tags, null)) > 0 then
         perform from unnest(p_tags) with ordinality e(tags, ord) cross join unnest(e.tags::text[]) t(tag)

@@ -25,7 +25,7 @@ begin
     v_bare := regexp_replace(value, '"(\\.|[^"\\])*"', '', 'g');
     for v_number in select (regexp_matches(v_bare, '-?[0-9][0-9.eE+-]*', 'g'))[1] loop
         if v_number !~ '[.eE]' then
-            if length(v_number) > 4300 then
+            if length(ltrim(v_number, '-')) > 4300 then
                 return 'integers beyond 4,300 digits are refused';
             end if;
         else

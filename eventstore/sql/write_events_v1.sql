@@ -12,6 +12,7 @@ language plpgsql volatile
 as $$
 declare
     v_positions bigint[];
+    v_recorded timestamptz;
 begin
     perform pg_advisory_xact_lock_shared(
         '@schema@.event_positions'::regclass::oid::int, (s.last_value & 2147483647)::int)
@@ -26,12 +27,14 @@ begin
     else
         select array_agg(nextval('@schema@.event_positions')) into v_positions
           from generate_series(1, cardinality(p_ids));
+        v_recorded := clock_timestamp();
         insert into events (position, id, stream, version, bucket, type, data, metadata, tags, created_at, recorded_at)
         select n.position, n.id, p_streams[n.stream_no], n.version,
                coalesce(p_buckets[n.stream_no], bucket_v1(n.id::text)), n.type, n.data, n.metadata,
-               coalesce(n.tags, '{}')::text[], n.created_at, clock_timestamp()
+               coalesce(n.tags, '{}')::text[], n.created_at, v_recorded
           from unnest(v_positions, p_stream_no, p_versions, p_ids, p_types, p_data, p_metadata, p_tags, p_created_at)
-               n(position, stream_no, version, id, type, data, metadata, tags, created_at);
+               n(position, stream_no, version, id, type, data, metadata, tags, created_at)
+         order by n.id;  -- so that two appends of the same ids never wait for each other in a circle
     end if;
 
     if cardinality(array_remove(p_tags, null)) > 0 then
