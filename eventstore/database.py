@@ -219,7 +219,7 @@ class Database:
         with _opening(dsn):
             self._pool = await asyncpg.create_pool(
                 dsn,
-                min_size=0,
+                min_size=1,
                 max_size=self._connections,
                 # Connections are never recycled: one that ends tells that the server may have crashed.
                 max_inactive_connection_lifetime=0,

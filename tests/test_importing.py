@@ -461,6 +461,32 @@ async def test_an_exported_id_that_comes_twice_is_known_the_second_time(store: E
     assert (done.added, done.known) == (1, 1)
 
 
+async def test_exported_events_without_a_stream_get_none(store: EventStore) -> None:
+    places = (None, "c1", None)
+    records = [
+        {"id": str(uuid5(NAMESPACE, str(number))), "stream": stream, "type": "A", "data": 1, "created_at": "2025-01-01"}
+        for number, stream in enumerate(places)
+    ]
+    done = await import_rows(ndjson_file(*records), Exported(), store.append_known)
+    again = await import_rows(ndjson_file(*records), Exported(), store.append_known)
+    assert (done.added, again.known) == (3, 3)
+    assert [event.stream async for event in store.read_all()] == list(places)
+
+
+@pytest.mark.parametrize("stream", ["", 7, False, [], "x" * 513])
+def test_an_exported_stream_that_is_no_name_is_rejected(stream: Any) -> None:
+    record = {"id": str(NAMESPACE), "stream": stream, "type": "A", "data": 1, "created_at": "2025-01-01T00:00:00Z"}
+    ((line, reason),) = rejects(ndjson_file(record), Exported())
+    assert (line, reason.startswith("stream name must ")) == (1, True)
+
+
+async def test_a_row_for_a_stream_closed_for_good_is_named(store: EventStore) -> None:
+    await store.tombstone_stream("c2")
+    with pytest.raises(ImportFailed, match=r"log\.csv, line 4: stream 'c2' is closed for good.*Nothing was imported"):
+        await imported(store, numbered(3))
+    assert await numbers(store) == []
+
+
 @pytest.mark.parametrize("missing", ["id", "stream", "type", "data", "created_at"])
 def test_a_line_that_is_no_export_is_rejected(missing: str) -> None:
     record = {"id": str(NAMESPACE), "stream": "c1", "type": "A", "data": 1, "created_at": "2025-01-01T00:00:00Z"}

@@ -11,10 +11,12 @@ from uuid import UUID
 import click
 
 from eventstore.cli.output import cell, result
+from eventstore.cli.selecting import condition_options
 from eventstore.cli.session import Session, shared_options
 from eventstore.cli.values import JSON, POSITION, TIME, ParamType, parse_json
 
 if TYPE_CHECKING:
+    from eventstore.conditions import AppendCondition
     from eventstore.events import AppendResult, NewEvent
 
 __all__ = ["command"]
@@ -37,8 +39,12 @@ class _Expected(ParamType):
         return POSITION.convert(value, param, ctx)
 
 
+SECONDS = click.FloatRange(min=0, min_open=True)
+
+
 @click.command()
-@click.argument("stream")
+@click.argument("stream", required=False)
+@click.option("--no-stream", is_flag=True, help="The events belong to no stream; instead of STREAM.")
 @click.option("--type", "type_", metavar="TYPE", help="Append one event of this type.")
 @click.option("--data", type=JSON, metavar="JSON", help="Its data.  [default: null]")
 @click.option("--metadata", type=JSON, metavar="JSON", help="Its metadata, a JSON object.")
@@ -53,34 +59,69 @@ class _Expected(ParamType):
     metavar="any|none|exists|N",
     help="What the stream must be at.",
 )
+@condition_options
+@click.option("--timeout", type=SECONDS, metavar="SECONDS", help="Give up after so long.  [default: never]")
 @shared_options
-def command(session: Session, stream: str, file: IO[bytes] | None, expected: int, **event: Any) -> None:
+def command(
+    session: Session,
+    stream: str | None,
+    no_stream: bool,
+    file: IO[bytes] | None,
+    expected: int,
+    condition: AppendCondition | None,
+    timeout: float | None,
+    **event: Any,
+) -> None:
     """Append events to a stream.
 
     One event from --type and its options, or up to 1,000 as NDJSON from a file or stdin: a line is
     {"type": …, "data": …, "metadata": …, "tags": […], "id": …, "created_at": …}, of which only the type is needed.
     Lines written by `eventstore read --json` are taken too; where they stood is left out. All or nothing.
 
+    With --no-stream the events are ordered by position only. The --unless options are a selector as `eventstore read`
+    takes it: if a stored event matches, nothing is appended, and the exit code is 5. To append only if nothing has
+    changed since you read, select what you read, and give the position of its last event as --after.
+
     \b
     Examples:
       eventstore append order-1 --type OrderPlaced --data '{"total": 9}' --tag customer:7
       eventstore append order-1 --type OrderPaid --expected 1
       eventstore append order-1 --file events.ndjson --expected none
+      eventstore append --no-stream --type NameTaken --tag name:ada --unless-tag name:ada
+      eventstore append --no-stream --type SeatTaken --tag show:7 --unless-tag show:7 --after 4711
       eventstore read order-1 --json | eventstore append order-1 --dsn postgresql://other/db
     """
+    _check_place(stream, no_stream, expected)
     events = list(_events(file, **event))
     if not events:
         where = "standard input" if file is None else file.name
         raise click.UsageError(f"nothing to append, {where} is empty: give --type, or NDJSON on standard input")
-    _print(session, stream, len(events), session.run(_append(session, stream, events, expected)))
+    done = session.run(_append(session, stream, events, expected=expected, condition=condition, timeout=timeout))
+    _print(session, len(events), done)
 
 
-async def _append(session: Session, stream: str, events: list[NewEvent], expected: int) -> AppendResult:
+def _check_place(stream: str | None, no_stream: bool, expected: int) -> None:
+    from eventstore.events import ANY
+
+    if (stream is None) != no_stream:
+        raise click.UsageError("name the STREAM to append to, or give --no-stream; one of them")
+    if stream is None and expected != ANY:
+        raise click.UsageError("--expected is about a stream; without one a condition will do, such as --unless-tag")
+
+
+async def _append(session: Session, stream: str | None, events: list[NewEvent], **options: Any) -> AppendResult:
+    from eventstore.errors import OutcomeUnknown
+
     async with session.store() as store:
-        return await store.append(stream, events, expected=expected)
+        try:
+            return await store.append(stream, events, **options)
+        except OutcomeUnknown as error:
+            # Only who knows the ids can repeat the append, and these may have been made here.
+            whose = "its id is" if len(events) == 1 else "the first event's id is"
+            raise OutcomeUnknown(f"{error}; {whose} {events[0].id}") from error
 
 
-def _print(session: Session, stream: str, count: int, done: AppendResult) -> None:
+def _print(session: Session, count: int, done: AppendResult) -> None:
     row = {
         "stream": done.stream,
         "version": done.version,
@@ -91,8 +132,8 @@ def _print(session: Session, stream: str, count: int, done: AppendResult) -> Non
     }
     verb = "had already appended" if done.idempotent else "appended"
     events = "1 event" if count == 1 else f"{count} events"
-    sentence = f"{verb} {events} to {cell(stream)}: version {done.version}, position {done.position}"
-    result(session.json, row, sentence)
+    place = "without a stream:" if done.stream is None else f"to {cell(done.stream)}: version {done.version},"
+    result(session.json, row, f"{verb} {events} {place} position {done.position}")
 
 
 def _events(file: IO[bytes] | None, type_: str | None, **options: Any) -> Iterator[NewEvent]:

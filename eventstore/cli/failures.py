@@ -38,9 +38,10 @@ Exit codes:
     0  done
     1  a check failed, or something unexpected happened
     2  wrong usage or invalid input
-    3  the database is unavailable
+    3  the database is unavailable, or did not answer in time
     4  a migration is required
-    5  conflict: wrong expected version, duplicate id, subscription exists
+    5  conflict: wrong expected version, failed condition, duplicate id,
+       closed stream, subscription exists
     6  not found: stream or subscription
   130  interrupted by Ctrl-C (143: by SIGTERM)
 """
@@ -81,8 +82,11 @@ EXIT_CODES: dict[type[BaseException], int] = {
     errors.InvalidSelector: INVALID,
     errors.ImportFailed: INVALID,
     errors.DatabaseUnavailable: UNAVAILABLE,
+    TimeoutError: UNAVAILABLE,
     errors.MigrationRequired: BEHIND,
     errors.WrongExpectedVersion: CONFLICT,
+    errors.AppendConditionFailed: CONFLICT,
+    errors.StreamDeleted: CONFLICT,
     errors.DuplicateEventId: CONFLICT,
     errors.SubscriptionExists: CONFLICT,
     errors.TransactionConflict: CONFLICT,

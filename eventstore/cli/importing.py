@@ -184,7 +184,7 @@ class _Import:
     def _progress(self) -> Iterator[Callable[[int], None]]:
         """Yield a function to call with how far the file has been read."""
         reached = 0
-        with progress(f"importing {self._rows.name}", total=self._rows.size) as done:
+        with progress(f"importing {self._rows.name}", total=self._rows.size, of_bytes=True) as done:
 
             def move(position: int) -> None:
                 nonlocal reached

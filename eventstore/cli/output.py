@@ -180,15 +180,17 @@ class Events:
 
     def _aligned(self, row: dict[str, Any]) -> str:
         position, time, stream, version, kind, data = (cell(row[column]) for column in self.COLUMNS)
-        place = f"{stream} {version}".strip()
+        place = f"{stream} {version}".strip() or "–"
         line = f"{position:>8}  {time[:23]}Z  {place:<20}  {kind:<20}  {data}"
         width = shutil.get_terminal_size().columns
         return line if len(line) <= width else line[: width - 1] + "…"
 
 
 @contextmanager
-def progress(label: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+def progress(label: str, total: int | None = None, *, of_bytes: bool = False) -> Iterator[Callable[[int], None]]:
     """Yield a function to call with how many more are done; draws a bar on stderr if that is a terminal.
+
+    Counts of bytes are shown in kB, MB and so on.
 
     ::
 
@@ -199,9 +201,17 @@ def progress(label: str, total: int | None = None) -> Iterator[Callable[[int], N
         yield lambda _count: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+    )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    counted = DownloadColumn() if of_bytes else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), counted, TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=total)
         yield lambda count: bar.advance(task, count)

@@ -90,7 +90,10 @@ class File:
 
         def keep(batch: Batch, _so_far: Imported) -> None:
             nonlocal reached
-            self.history.extend(Fact(one.stream, one.event) for one in batch.mapped)
+            for one in batch.mapped:
+                if one.stream is None:
+                    raise ImportFailed(self._file, one.row.line, "the demo follows streams, and this event has none")
+                self.history.append(Fact(one.stream, one.event))
             done(batch.bytes_read - reached)
             reached = batch.bytes_read
 

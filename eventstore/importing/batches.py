@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from eventstore.errors import DuplicateEventId, ImportFailed
+from eventstore.errors import DuplicateEventId, ImportFailed, StreamDeleted
 from eventstore.events import NewEvent
 from eventstore.importing.mapping import Mapped, Mapping, map_rows
 from eventstore.importing.rows import Reject, RowFile
@@ -21,7 +21,7 @@ BATCH_SIZE = 1000
 MAX_BATCH_CHARACTERS = 16 << 20
 """Encoded characters after which a batch is full whatever its number of rows, lest large events fill the memory."""
 
-Append = Callable[[Sequence[str], Sequence[NewEvent]], Awaitable[int]]
+Append = Callable[[Sequence[str | None], Sequence[NewEvent]], Awaitable[int]]
 """`EventStore.append_known`: streams and events side by side; returns how many were new."""
 
 
@@ -107,7 +107,8 @@ async def import_rows(
         on_reject: takes each record that cannot become an event; None: the first one stops the import.
 
     Raises:
-        ImportFailed: a record cannot become an event, or the file is damaged. Nothing of its batch is written.
+        ImportFailed: a record cannot become an event, its stream was closed for good, or the file is damaged. Nothing
+            of its batch is written.
         DuplicateEventId: a row was imported with another mapping; the message names its line.
     """
     so_far = Imported()
@@ -154,6 +155,9 @@ async def _append(batch: Batch, file: str, append: Append) -> int:
         return 0
     try:
         return await append([one.stream for one in batch.mapped], [one.event for one in batch.mapped])
+    except StreamDeleted as error:
+        line = next((one.row.line for one in batch.mapped if one.stream == error.stream), 0)
+        raise ImportFailed(file, line, f"stream {error.stream!r} is closed for good by a tombstone") from error
     except DuplicateEventId as error:
         lines = [one.row.line for one in batch.mapped if one.event.id in error.ids]
         raise DuplicateEventId(

@@ -26,10 +26,10 @@ _BOOLEANS = {"true": True, "false": False}
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """An event, the stream it goes to, and the row it came from."""
+    """An event, the stream it goes to (None: it belongs to none), and the row it came from."""
 
     row: Row
-    stream: str
+    stream: str | None
     event: NewEvent
 
 
@@ -39,7 +39,7 @@ class Mapping(Protocol):
     def check(self, rows: RowFile) -> None:
         """Refuse a file this mapping cannot apply to (`ImportFailed`, `ConfigurationError`)."""
 
-    def event(self, row: Row, ids: DerivedIds) -> tuple[str, NewEvent]:
+    def event(self, row: Row, ids: DerivedIds) -> tuple[str | None, NewEvent]:
         """Return the stream and the event of *row* (`InvalidEvent`)."""
 
 
@@ -119,12 +119,13 @@ class Exported:
         if rows.header is not None:
             raise ConfigurationError("--exported is for NDJSON written by `eventstore export`, not for CSV")
 
-    def event(self, row: Row, ids: DerivedIds) -> tuple[str, NewEvent]:
+    def event(self, row: Row, ids: DerivedIds) -> tuple[str | None, NewEvent]:
         """Return the stream and the event of *row* (`InvalidEvent`)."""
         fields = row.columns
         if missing := [name for name in ("id", "stream", "type", "data", "created_at") if name not in fields]:
             raise InvalidEvent(f"not a line of an export: there is no {missing[0]!r}")
-        check_stream_name(fields["stream"])
+        if fields["stream"] is not None:
+            check_stream_name(fields["stream"])
         return fields["stream"], NewEvent(
             type=fields["type"],
             data=fields["data"],

@@ -52,7 +52,7 @@ def cli(db: str, plain: Run) -> Run:
 def append(db: str) -> Callable[..., None]:
     """Append events by the library. Blocking, for a command brings an event loop of its own."""
 
-    async def run(stream: str, *events: NewEvent) -> None:
+    async def run(stream: str | None, *events: NewEvent) -> None:
         async with EventStore(db) as store:
             await store.append(stream, events)
 

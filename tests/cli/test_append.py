@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import asyncio
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 
 from tests.cli.conftest import Run, failure, rows
@@ -127,6 +131,143 @@ def test_a_thousand_events_are_appended_and_one_more_is_refused(cli: Run) -> Non
 def test_bad_options_are_refused_and_leave_nothing(cli: Run, args: tuple[str, ...]) -> None:
     assert cli("append", "s", *args).exit_code == 2
     assert rows(cli("read", "--json")) == []
+
+
+# -- without a stream
+
+
+def test_events_are_appended_without_a_stream(cli: Run) -> None:
+    result = cli("append", "--no-stream", "--type", "T", "--tag", "a")
+    assert (result.exit_code, result.stdout) == (0, "appended 1 event without a stream: position 1\n")
+    (event,) = rows(cli("read", "--tag", "a", "--json"))
+    assert (event["stream"], event["version"], event["position"]) == (None, None, 1)
+
+
+def test_the_result_without_a_stream_has_neither_stream_nor_versions(cli: Run) -> None:
+    (result,) = rows(cli("append", "--no-stream", "--json", input=lines({"type": "A"}, {"type": "B"})))
+    assert (result["first_position"], result["position"], result["idempotent"]) == (1, 2, False)
+    assert [result[name] for name in ("stream", "version", "first_version")] == [None] * 3
+
+
+def test_repeating_an_append_without_a_stream_changes_nothing(cli: Run) -> None:
+    append = ("append", "--no-stream", "--type", "T", "--id", ID, "--json")
+    first, second = rows(cli(*append)), rows(cli(*append))
+    assert second == [first[0] | {"idempotent": True}]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [((), "name the STREAM"), (("s", "--no-stream"), "one of them"),
+     (("--no-stream", "--expected", "none"), "--expected is about a stream"),
+     (("--no-stream", "--expected", "3"), "--expected is about a stream")],
+    ids=str,
+)  # fmt: skip
+def test_a_place_that_is_missing_or_contradictory_is_a_usage_error(
+    plain: Run, args: tuple[str, ...], message: str
+) -> None:
+    result = plain("append", *args, "--type", "T")
+    assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
+
+
+# -- on a condition
+
+
+@pytest.fixture
+def names(cli: Run) -> None:
+    """Three events without a stream, and one in a stream."""
+    for name, kind in ("ada", "Taken"), ("bob", "Taken"), ("ada", "Freed"):
+        cli("append", "--no-stream", "--type", kind, "--tag", f"name:{name}", "--tag", "names")
+    cli("append", "s", "--type", "Other")
+
+
+@pytest.mark.parametrize(
+    ("unless", "position"),
+    [(("tag", "name:ada"), 1), (("type", "Freed"), 3), (("stream", "s"), 4),
+     (("type", "Freed", "type", "Taken", "tag", "name:bob"), 2), (("tag", "name:bob", "tag", "names"), 2),
+     (("tag", "nobody", "tag", "name:bob", "match", "any"), 2), (("selector", '{"kind": "all"}'), 1),
+     (("selector", '{"kind": "tags", "tags": ["names"]}', "type", "Freed"), 3)],
+    ids=str,
+)  # fmt: skip
+def test_an_append_fails_if_an_event_matches_its_condition(
+    cli: Run, names: None, unless: tuple[str, ...], position: int
+) -> None:
+    options = [f"--unless-{word}" if place % 2 == 0 else word for place, word in enumerate(unless)]
+    result = cli("append", "--no-stream", "--type", "T", *options)
+    assert (result.exit_code, result.stderr.startswith("AppendConditionFailed: ")) == (5, True), result.stderr
+    assert f"the event at position {position} matches" in result.stderr
+    assert rows(cli("read", "--type", "T", "--json")) == []
+
+
+@pytest.mark.parametrize(
+    "unless",
+    [("tag", "name:eve"), ("type", "Freed", "tag", "name:bob"), ("tag", "name:ada", "tag", "name:bob"),
+     ("stream", "nowhere"), ("stream", "s", "type", "Taken")],
+    ids=" ".join,
+)  # fmt: skip
+def test_an_append_happens_if_no_event_matches_its_condition(cli: Run, names: None, unless: tuple[str, ...]) -> None:
+    options = [f"--unless-{word}" if place % 2 == 0 else word for place, word in enumerate(unless)]
+    assert rows(cli("append", "s", "--type", "T", *options, "--json"))[0]["version"] == 2
+
+
+def test_a_condition_does_not_mind_what_was_known(cli: Run, names: None) -> None:
+    known = rows(cli("read", "--tag", "name:ada", "--json"))[-1]["position"]
+    append = ("append", "--no-stream", "--type", "T", "--tag", "name:ada", "--unless-tag", "name:ada")
+    assert cli(*append, "--after", str(known - 1)).exit_code == 5
+    assert cli(*append, "--after", str(known)).exit_code == 0
+    assert cli(*append, "--after", str(known)).exit_code == 5
+
+
+def test_an_append_of_a_file_has_a_condition_for_all_of_it(cli: Run, names: None) -> None:
+    two = lines({"type": "A"}, {"type": "B"})
+    assert cli("append", "s", "--unless-tag", "names", input=two).exit_code == 5
+    assert cli("append", "s", "--unless-tag", "other", input=two).stdout.startswith("appended 2 events to s")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [(("--after", "3"), "--after says from where on the --unless options look"),
+     (("--unless-match", "any"), "give --unless-tag too"), (("--unless-tag", "a", "--after", "-1"), "'--after'"),
+     (("--unless-tag", "a", "--after", "9" * 30), "'--after'"), (("--unless-tag", ""), "InvalidSelector"),
+     (("--unless-selector", "{"), "InvalidSelector"), (("--timeout", "0"), "'--timeout'"),
+     (("--unless-selector", '{"kind": "event_pattern", "pattern": {"type": "A"}}'), "not of EventPattern")],
+    ids=str,
+)  # fmt: skip
+def test_a_condition_that_means_nothing_is_refused_by_name(plain: Run, args: tuple[str, ...], message: str) -> None:
+    result = plain("append", "--no-stream", "--type", "T", *args)
+    assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
+
+
+# -- in time
+
+
+@pytest.fixture
+def locked(db: str) -> Iterator[None]:
+    """Nobody gets at the events as long as the test runs."""
+    with asyncio.Runner() as runner:
+        connection = runner.run(asyncpg.connect(db))
+        runner.run(connection.execute("begin; lock table eventstore.events in access exclusive mode"))
+        yield
+        runner.run(connection.close())
+
+
+def test_an_append_without_an_answer_in_time_says_how_to_find_out(cli: Run, locked: None) -> None:
+    result = cli("append", "s", "--type", "T", "--timeout", "0.3")
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert re.fullmatch(r"OutcomeUnknown: no answer within 0\.3 s; .*; its id is [0-9a-f-]{36}\n", result.stderr)
+
+
+@pytest.mark.parametrize("timeout", ["nan", "inf", "1e9"])
+def test_a_time_that_is_none_is_refused(cli: Run, timeout: str) -> None:
+    result = cli("append", "s", "--type", "T", "--timeout", timeout, "--json")
+    assert failure(result) == (2, "ConfigurationError")
+    assert rows(cli("read", "--json")) == []
+
+
+def test_time_enough_changes_nothing(cli: Run) -> None:
+    assert rows(cli("append", "s", "--type", "T", "--timeout", "60", "--json"))[0]["position"] == 1
+
+
+# -- refused
 
 
 def test_an_empty_stream_name_is_refused(cli: Run) -> None:

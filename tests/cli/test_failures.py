@@ -15,6 +15,7 @@ from tests.cli.conftest import Run, failure, rows
 
 CODES = {
     "AlreadyStarted": 1,
+    "AppendConditionFailed": 5,
     "CheckpointAheadOfLog": 1,
     "ConfigurationError": 2,
     "DataDirectoryMismatch": 2,
@@ -29,9 +30,11 @@ CODES = {
     "OutcomeUnknown": 3,
     "Overflow": 1,
     "PayloadTooLarge": 2,
+    "StreamDeleted": 5,
     "SubscriptionExists": 5,
     "SubscriptionNotFound": 6,
     "TransactionConflict": 5,
+    "UnreadableEvent": 1,
     "WrongExpectedVersion": 5,
 }
 
@@ -51,7 +54,9 @@ def test_every_error_has_its_stable_exit_code(name: str, capsys: pytest.CaptureF
     assert capsys.readouterr().err.startswith(f"{name}: ")
 
 
-@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (click.Abort(), 130), (KeyError("x"), 1)])
+@pytest.mark.parametrize(
+    ("error", "code"), [(KeyboardInterrupt(), 130), (click.Abort(), 130), (KeyError("x"), 1), (TimeoutError(), 3)]
+)
 def test_what_is_no_error_of_the_package_has_its_code_too(error: BaseException, code: int) -> None:
     assert raising(error) == code
 
@@ -137,7 +142,7 @@ def test_a_stream_called_like_an_option_changes_no_error(cli: Run) -> None:
     "command",
     [("read",), ("append", "--type", "T"), ("append", "s", "--type"), ("streams", "--prefix"), ("read", "--type"),
      ("read", "--stream"), ("read", "--tag"), ("read", "--pattern"), ("subscription", "show"),
-     ("subscription", "delete", "--yes"), ("subscription", "create")],
+     ("append", "s", "--type", "T", "--unless-tag"), ("subscription", "delete", "--yes"), ("subscription", "create")],
     ids=" ".join,
 )  # fmt: skip
 def test_names_the_database_cannot_hold_are_refused(cli: Run, command: tuple[str, ...], name: str) -> None:
@@ -145,6 +150,20 @@ def test_names_the_database_cannot_hold_are_refused(cli: Run, command: tuple[str
     assert result.exit_code == 2, result.stderr
     assert "Traceback" not in result.stderr
     assert rows(cli("streams", "--json")) == rows(cli("subscription", "list", "--json")) == []
+
+
+def test_an_append_to_a_stream_closed_for_good_is_a_conflict_that_names_it(cli: Run) -> None:
+    cli("stream", "tombstone", "s", "--yes")
+    result = cli("append", "s", "--type", "T", "--json")
+    assert failure(result) == (5, "StreamDeleted")
+    assert "stream 's' is closed for good" in json.loads(result.stderr)["message"]
+
+
+def test_a_failed_condition_is_a_conflict_that_names_the_position(cli: Run) -> None:
+    cli("append", "s", "--type", "T")
+    result = cli("append", "s", "--type", "T", "--unless-type", "T", "--json")
+    assert failure(result) == (5, "AppendConditionFailed")
+    assert "the event at position 1 matches the append condition" in json.loads(result.stderr)["message"]
 
 
 def test_an_error_printed_by_a_test_runner_leaves_its_signal_handler_alone() -> None:

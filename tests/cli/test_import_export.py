@@ -156,6 +156,37 @@ def test_an_export_imports_into_another_schema_without_loss(
     assert summary(cli, file, "--exported")["known"] == 3
 
 
+def test_events_without_a_stream_stay_without_one_in_their_order(
+    cli: Run, append: Callable[..., None], tmp_path: Path
+) -> None:
+    for number, stream in enumerate((None, "a", None, "b", "a", None)):
+        append(stream, NewEvent("T", number, tags=["x"]))
+    file = str(tmp_path / "all.ndjson")
+    cli("export", file)
+    cli("migrate", "--schema", "copy")
+    assert summary(cli, file, "--exported", "--schema", "copy", "--batch-size", "4")["added"] == 6
+    copied = [(one["data"], one["stream"], one["version"]) for one in events(cli, "--schema", "copy")]
+    assert copied == [(0, None, None), (1, "a", 1), (2, None, None), (3, "b", 1), (4, "a", 2), (5, None, None)]
+    assert summary(cli, file, "--exported", "--schema", "copy")["known"] == 6
+
+
+def test_a_dry_run_shows_that_an_event_has_no_stream(cli: Run, append: Callable[..., None], tmp_path: Path) -> None:
+    append(None, NewEvent("T"))
+    file = str(tmp_path / "all.ndjson")
+    cli("export", file)
+    shown, _ = rows(cli("import", file, "--exported", "--dry-run", "--json"))
+    assert (shown["type"], shown["stream"]) == ("T", None)
+
+
+def test_a_row_for_a_stream_closed_for_good_stops_with_its_line(cli: Run, log: str) -> None:
+    cli("stream", "tombstone", "c2", "--yes")
+    result = cli("import", log, *COLUMNS, "--batch-size", "1", "--json")
+    assert failure(result) == (2, "ImportFailed")
+    message = json.loads(result.stderr)["message"]
+    assert f"{log}, line 3: stream 'c2' is closed for good by a tombstone. The 1 rows before" in message
+    assert [event["stream"] for event in events(cli)] == ["c1"]
+
+
 def test_selectors_and_bounds_choose_what_is_exported(cli: Run, append: Callable[..., None], tmp_path: Path) -> None:
     for number in range(6):
         append(f"s{number % 2}", NewEvent("T", number))

@@ -6,6 +6,7 @@ import io
 import re
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -67,6 +68,12 @@ def test_events_fit_the_width_of_a_terminal() -> None:
     assert line.split()[:5] == ["7", "2025-01-31T12:00:00.000Z", "s", "1", "T"]
 
 
+def test_an_event_without_a_stream_has_a_dash_for_it_on_a_terminal() -> None:
+    with redirect_stdout(Terminal()) as screen:
+        Events(False).add(replace(event(1), stream=None, version=None))
+    assert screen.getvalue().split()[2:4] == ["–", "T"]
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(None, ""), ("a\tb\n", "a\\tb\\n"), ("\x1b[31m", "\\x1b[31m"), ({"ü": [2**64]}, '{"ü":[18446744073709551616]}'),
@@ -103,6 +110,23 @@ def test_progress_is_silent_unless_stderr_is_a_terminal(monkeypatch: pytest.Monk
         with progress("importing", total=2) as done:
             done(2)
         assert ("importing" in stream.getvalue()) is drawn
+
+
+@pytest.mark.parametrize(("of_bytes", "shown"), [(True, "1.5/3.0 MB"), (False, "1500000/3000000")])
+def test_progress_in_bytes_is_shown_in_larger_units(
+    monkeypatch: pytest.MonkeyPatch, of_bytes: bool, shown: str
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with progress("importing", total=3_000_000, of_bytes=of_bytes) as done:
+        done(1_500_000)
+    assert shown in re.sub(r"\x1b\[[\d;]*m", "", sys.stderr.getvalue())  # type: ignore[attr-defined]
+
+
+def test_a_file_named_like_markup_is_named_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with progress("importing [/b].csv"):
+        pass
+    assert "importing [/b].csv" in sys.stderr.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_time_zone_does_not_change_the_time() -> None:

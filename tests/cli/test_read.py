@@ -42,6 +42,32 @@ def test_piped_text_is_tab_separated(cli: Run, shop: None) -> None:
     assert fields[2:] == ["a", "2", "Odd", '{"n":2}']
 
 
+def test_an_event_without_a_stream_has_null_in_json_and_empty_fields_in_text(
+    cli: Run, append: Callable[..., None]
+) -> None:
+    append(None, NewEvent("T", 1))
+    (event,) = rows(cli("read", "--json"))
+    assert (event["position"], event["stream"], event["version"]) == (1, None, None)
+    assert cli("read").stdout.rstrip("\n").split("\t")[2:] == ["", "", "T", "1"]
+
+
+def test_tail_prints_events_without_a_stream_among_the_others(cli: Run, append: Callable[..., None]) -> None:
+    for stream in (None, "s", None):
+        append(stream, NewEvent("T", tags=["a"]))
+    printed = rows(cli("tail", "--after", "0", "--limit", "3", "--tag", "a", "--json"))
+    assert [(event["stream"], event["version"]) for event in printed] == [(None, None), ("s", 1), (None, None)]
+
+
+@pytest.mark.parametrize(("args", "expected"), [(("--type", "T"), [1, 2]), (("--stream", "s"), [2])], ids=str)
+def test_events_without_a_stream_are_in_no_stream(
+    cli: Run, append: Callable[..., None], args: tuple[str, ...], expected: list[int]
+) -> None:
+    append(None, NewEvent("T"))
+    append("s", NewEvent("T"))
+    assert positions(cli, *args) == expected
+    assert positions(cli, "--pattern", "*") == [2]
+
+
 def test_control_characters_do_not_reach_the_terminal(cli: Run, append: Callable[..., None]) -> None:
     append("evil\x1b[2J\n", NewEvent("tab\there", {"\x9b": "\u202e"}))
     (line,) = cli("read").stdout.splitlines()
