@@ -358,13 +358,24 @@ class EventStore:
         before: int | None = None,
         backwards: bool = False,
         limit: int | None = None,
+        timeout: float | None = None,
     ) -> AsyncIterator[Event]:
         """Yield the events of one stream by version; none if there is no such stream.
 
         *after* and *before* are exclusive versions, whatever the direction; *limit* counts events.
+
+        Args:
+            timeout: seconds that one page, one wait for the database, may take.
+
+        Raises:
+            TimeoutError: a page took longer.
+            InvalidEvent: the name breaks a rule.
+            ConfigurationError: a bound, the limit or the timeout is none.
+            DatabaseUnavailable: the connection was lost; go on after the last event you got.
         """
         check_stream_name(stream)
         reading.check_bounds(after, before, limit)
+        appending.check_timeout(timeout)
         return reading.read_stream(
             self._database,
             stream,
@@ -373,6 +384,7 @@ class EventStore:
             backwards=backwards,
             limit=limit,
             page_size=self.settings.page_size,
+            timeout=timeout,
         )
 
     def read_all(
@@ -385,11 +397,24 @@ class EventStore:
         until: datetime | None = None,
         backwards: bool = False,
         limit: int | None = None,
+        timeout: float | None = None,
     ) -> reading.Reading:
         """Return a reading of the events *selector* matches, by position, up to the horizon of its start.
 
         *after* and *before* are exclusive positions whatever the direction; *since* (inclusive) and *until*
         (exclusive) go by the database's `recorded_at`. The reading's `horizon` is what it saw all of.
+
+        The log is looked at in windows of positions, which begin at `Settings.scan_window` and grow while they are
+        looked through quickly: no query is about the whole log, whatever the selector.
+
+        Args:
+            timeout: seconds that one page, one wait for the database, may take.
+
+        Raises:
+            TimeoutError: a page took longer.
+            InvalidSelector: *selector* is none.
+            ConfigurationError: a bound, the limit, a time or the timeout is none.
+            DatabaseUnavailable: the connection was lost; go on after the last event you got.
         """
         return reading.Reading(
             self._database,
@@ -402,6 +427,7 @@ class EventStore:
             limit=limit,
             page_size=self.settings.page_size,
             window=self.settings.scan_window,
+            timeout=timeout,
         )
 
     async def head(self) -> int:

@@ -142,8 +142,9 @@ def test_an_empty_stream_name_is_refused(cli: Run) -> None:
 
 def test_a_deleted_stream_is_revived_by_an_append(cli: Run, two: None) -> None:
     assert cli("stream", "delete", "order-1", "--expected", "2", "--yes").stdout == "deleted stream order-1\n"
-    assert rows(cli("read", "order-1", "--json")) == []
+    assert failure(cli("read", "order-1", "--json")) == (6, "StreamNotFound")
     assert rows(cli("append", "order-1", "--type", "T", "--json"))[0]["version"] == 3
+    assert [row["version"] for row in rows(cli("read", "order-1", "--json"))] == [3]
 
 
 def test_deleting_again_says_that_there_is_nothing(cli: Run, two: None) -> None:
