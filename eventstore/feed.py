@@ -18,7 +18,7 @@ from collections.abc import Callable
 from eventstore.database import Database
 from eventstore.errors import Overflow
 from eventstore.events import Event
-from eventstore.log.read import Page, Share, read_page
+from eventstore.log.read import Page, Share, Window, read_page
 from eventstore.mailbox import Mailbox
 from eventstore.selectors import All, Selector
 from eventstore.service import Backoff, Moments, Tasks, set_within
@@ -192,6 +192,7 @@ class Follower:
     ) -> None:
         self._feed, self._database, self._settings = feed, database, settings
         self._selector, self._share = selector, share
+        self._window = Window(settings.scan_window)
         self._tap: Tap | None = None
         self._position = self.returned = after
         self._outstanding: int | None = None
@@ -243,14 +244,18 @@ class Follower:
             self._feed.detach(tap)
 
     async def _history(self) -> list[Event]:
-        page = await read_page(
-            self._database,
-            self._selector,
-            limit=self._settings.page_size,
-            window=self._settings.scan_window,
-            after=self._position,
-            upto=self._tap.start if self._tap else None,
-            share=self._share,
+        limit = self._settings.page_size
+        page = await self._window.read(
+            lambda window: read_page(
+                self._database,
+                self._selector,
+                limit=limit,
+                window=window,
+                after=self._position,
+                upto=self._tap.start if self._tap else None,
+                share=self._share,
+            ),
+            limit,
         )
         if self._tap is None and page.scanned >= page.horizon:
             # Attached before the page is returned: at most what came meanwhile is left to read from SQL.
