@@ -10,7 +10,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eventstore.codec import event_type, upcaster
     from eventstore.conditions import AppendCondition
     from eventstore.errors import (
         AppendConditionFailed,
@@ -24,9 +23,11 @@ if TYPE_CHECKING:
         StreamDeleted,
         SubscriptionExists,
         SubscriptionNotFound,
+        TransactionConflict,
         UnreadableEvent,
         WrongExpectedVersion,
     )
+    from eventstore.event_types import event_type, upcaster
     from eventstore.events import ANY, NO_STREAM, STREAM_EXISTS, AppendResult, Event, NewEvent
     from eventstore.log.append import StreamAppend
     from eventstore.log.streams import StreamInfo, StreamMetadata
@@ -68,6 +69,7 @@ __all__ = [
     "SubscriptionExists",
     "SubscriptionNotFound",
     "Tags",
+    "TransactionConflict",
     "UnreadableEvent",
     "WrongExpectedVersion",
     "event_type",
@@ -78,7 +80,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "eventstore.conditions": ("AppendCondition",),
-    "eventstore.codec": ("event_type", "upcaster"),
+    "eventstore.event_types": ("event_type", "upcaster"),
     "eventstore.events": ("ANY", "NO_STREAM", "STREAM_EXISTS", "AppendResult", "Event", "NewEvent"),
     "eventstore.log.append": ("StreamAppend",),
     "eventstore.log.streams": ("StreamInfo", "StreamMetadata"),

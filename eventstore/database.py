@@ -58,6 +58,12 @@ def _as(kind: type[errors.EventStoreError]) -> Callable[[asyncpg.PostgresError],
     return lambda error: kind(_message(error))
 
 
+def _conflict(error: asyncpg.PostgresError) -> errors.EventStoreError:
+    reasons = {"40P01": "a deadlock with another transaction", "55P03": "another transaction held a lock for too long"}
+    reason = reasons.get(error.sqlstate or "", "another transaction came in between")
+    return errors.TransactionConflict(f"{reason}; roll back and repeat the transaction ({_message(error)})")
+
+
 SQLSTATES: dict[str, Callable[[asyncpg.PostgresError], errors.EventStoreError]] = {
     "ES001": _wrong_version,
     "ES002": _duplicate,
@@ -71,9 +77,9 @@ SQLSTATES: dict[str, Callable[[asyncpg.PostgresError], errors.EventStoreError]] 
     "ES010": _as(errors.DatabaseUnavailable),
     "ES011": _as(errors.TransactionConflict),
     "ES012": lambda error: errors.AppendConditionFailed(_facts(error)["position"]),
-    "40001": _as(errors.TransactionConflict),
-    "40P01": _as(errors.TransactionConflict),
-    "55P03": _as(errors.TransactionConflict),
+    "40001": _conflict,
+    "40P01": _conflict,
+    "55P03": _conflict,
     "42501": _as(errors.ConfigurationError),
     "25P02": _as(errors.TransactionConflict),
     "42704": _as(errors.ConfigurationError),
@@ -288,7 +294,9 @@ class Database:
             await to_its_end(self._release(pool, connection))
         self._waiting += 1
         try:
-            return await pool.acquire(timeout=ACQUIRE_WITHIN)
+            # Not by asyncpg's own timeout, which until Python 3.12 can lose a cancellation.
+            async with asyncio.timeout(ACQUIRE_WITHIN):
+                return await pool.acquire()
         finally:
             self._waiting -= 1
 

@@ -14,8 +14,9 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from eventstore.codec import check_text, encode, event_types
+from eventstore.codec import check_text, encode
 from eventstore.errors import InvalidEvent, PayloadTooLarge, UnreadableEvent
+from eventstore.event_types import event_types
 
 __all__ = [
     "ANY",

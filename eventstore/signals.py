@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 SPACING, SPACING_BUSY = 0.005, 0.02
 """Seconds between two signals of a node. The first after a pause is sent at once. A stream of appends does not pay for
-a NOTIFY each, for which every listening session has to be woken; the longer spacing is for `BUSY` appends and more within
-one."""
+a NOTIFY each, for which every listening session has to be woken; the longer spacing is for `BUSY` appends and more
+within one."""
 
 BUSY = 10
 

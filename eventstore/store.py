@@ -252,7 +252,7 @@ class EventStore:
         if timeout is None:
             return await self._append_within(request, connection)
         appending.check_timeout(timeout)
-        with appending.deadline(request, timeout):
+        with appending.deadline(request, timeout, lent=connection is not None):
             async with asyncio.timeout(timeout):
                 return await self._append_within(request, connection)
 

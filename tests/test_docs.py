@@ -28,7 +28,7 @@ import pytest
 import eventstore
 from eventstore import EventStore, Settings, errors
 from eventstore.cli import COMMANDS, main
-from eventstore.codec import event_types
+from eventstore.event_types import event_types
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

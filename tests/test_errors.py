@@ -69,7 +69,7 @@ async def test_a_missing_database_is_named(db: str) -> None:
 
 
 def test_the_public_names_are_few_and_all_importable() -> None:
-    assert len(eventstore.__all__) <= 30
+    assert len(eventstore.__all__) <= 40
     assert all(getattr(eventstore, name) is not None for name in eventstore.__all__)
     with pytest.raises(AttributeError):
         _ = eventstore.nothing

@@ -21,12 +21,13 @@ from eventstore import (
     InvalidEvent,
     NewEvent,
     UnreadableEvent,
-    codec,
     event_type,
     upcaster,
 )
-from eventstore.codec import EventTypes, decode, event_types
+from eventstore import event_types as event_type_room
+from eventstore.codec import decode
 from eventstore.errors import ConfigurationError
+from eventstore.event_types import EventTypes, event_types
 from eventstore.events import uuid7
 from tests.test_events import json_values, same
 
@@ -525,7 +526,7 @@ def test_a_strict_model_comes_back_as_it_was_written() -> None:
     assert stored(decode(written.encoded_data), type="Strict").as_model() == strict
 
 
-@pytest.mark.skipif(not codec._NAMES, reason="pydantic reads names as well as aliases from 2.11 on")
+@pytest.mark.skipif(not event_type_room._NAMES, reason="pydantic reads names as well as aliases from 2.11 on")
 def test_a_model_with_aliases_is_read_by_field_name_and_by_alias() -> None:
     event_type()(Aliased)
     written = NewEvent.of(Aliased(theTotal=9))

@@ -257,11 +257,18 @@ async def run_in(database: Database, connection: Borrowable, request: Request) -
 
 
 @contextmanager
-def deadline(request: Request, timeout: float | None) -> Iterator[None]:
-    """Turn the end of *timeout* seconds into the error that says whether *request* may have happened."""
+def deadline(request: Request, timeout: float | None, *, lent: bool) -> Iterator[None]:
+    """Turn the end of *timeout* seconds into the error that says whether *request* may have happened.
+
+    On a *lent* connection it was undone with its savepoint.
+    """
     try:
         yield
     except TimeoutError:
+        if lent:
+            raise TimeoutError(
+                f"the append took longer than {timeout:g} s and was undone; your transaction can go on"
+            ) from None
         if not request.sent:
             raise TimeoutError(f"the append was not sent within {timeout:g} s; nothing happened") from None
         raise OutcomeUnknown(

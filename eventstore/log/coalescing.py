@@ -204,9 +204,9 @@ class Coalescer:
                 if not waiting.done.done():
                     waiting.done.set_exception(DatabaseUnavailable(str(error)))
             return
-        except BaseException:
+        except BaseException as error:
             for waiting in batch:
-                _fail(waiting)
+                _fail(waiting, "the store was closed" if self._closed else f"{type(error).__name__}: {error}")
             raise
         for waiting, row in zip(batch, rows, strict=True):
             if not waiting.done.done():
@@ -247,10 +247,10 @@ class Coalescer:
         return [row if row["outcome"] == "appended" else None for row in rows]
 
 
-def _fail(waiting: _Waiting) -> None:
+def _fail(waiting: _Waiting, reason: str = "the store was closed") -> None:
     if not waiting.done.done():
         waiting.done.set_exception(
-            OutcomeUnknown("the store was closed during an append; repeat it with the same events to learn its outcome")
+            OutcomeUnknown(f"{reason} during an append; append the same events again to learn whether it happened")
             if waiting.request.sent
             else DatabaseUnavailable(UNSENT)
         )

@@ -46,6 +46,9 @@ declare
 begin
     perform check_events_v1(p_streams, p_expected, p_stream_no, p_ids, p_types, p_data, p_metadata, p_tags,
                             p_created_at);
+    if cardinality(p_ids) > 1000 and not p_skip_known then
+        raise exception 'an append takes at most 1000 events, this has %', cardinality(p_ids) using errcode = 'ES003';
+    end if;
     perform lock_stripes_v1(p_streams, p_types, p_tags, p_condition);
 
     foreach v_no in array case when v_streams = 1 then array[1] else array(
