@@ -42,11 +42,11 @@ _INT64 = 1 << 63
 _HUGE = 10**MAX_INTEGER_DIGITS
 
 
-def encode(value: Any, *, field: str = "data") -> str:
+def encode(value: Any, *, field: str = "data", round_trip: bool = False) -> str:
     """Return *value* as compact JSON text.
 
     *value* is built of dict with string keys, list, str, int, float, bool and None; a pydantic model is taken by its
-    JSON form. *field* names the value in errors.
+    JSON form, with *round_trip* by the one it can be read from again. *field* names the value in errors.
 
     Raises:
         InvalidEvent: the value holds anything else, NUL, a lone surrogate, NaN, an infinity, an integer beyond
@@ -54,15 +54,15 @@ def encode(value: Any, *, field: str = "data") -> str:
     """
     # Most data is a dict, and asking pydantic's metaclass costs more than asking for the type.
     if type(value) is not dict and isinstance(value, BaseModel):
-        value = _dumped(value, field)
+        value = _dumped(value, field, round_trip)
     if _check(value, field, 1):
         return orjson.dumps(value).decode()
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _dumped(model: BaseModel, field: str) -> Any:
+def _dumped(model: BaseModel, field: str, round_trip: bool) -> Any:
     try:
-        return model.model_dump(mode="json")
+        return model.model_dump(mode="json", round_trip=round_trip)
     except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
         raise InvalidEvent(f"{field}: {type(model).__name__} has no JSON form: {error}") from None
 

@@ -348,6 +348,8 @@ class Database:
 async def borrowed(lent: Borrowable) -> AsyncIterator[Connection]:
     """Run a block inside the caller's open transaction, which stays usable when the block fails.
 
+    A block that has come to its end stays in the transaction, even if a cancellation arrives just then.
+
     The savepoint is sent as SQL: asyncpg's own transaction objects refuse a transaction they did not begin. Through
     SQLAlchemy it is also what makes it send the BEGIN that it puts off until the first statement; without that the
     block would run, and commit, outside the transaction.
@@ -364,29 +366,35 @@ async def borrowed(lent: Borrowable) -> AsyncIterator[Connection]:
         await raw.execute("savepoint eventstore")
         try:
             yield raw
-            await raw.execute("release savepoint eventstore")
         except BaseException:
             if not raw.is_closed():
                 undo = raw.execute("rollback to savepoint eventstore; release savepoint eventstore")
                 await to_its_end(undo)
             raise
+        # To its end: cut off in between nobody could tell whether there is still a savepoint to go back to.
+        await to_its_end(raw.execute("release savepoint eventstore"))
 
 
 async def _begun(lent: object) -> Any:
     """Return the asyncpg connection below a SQLAlchemy connection or session, its transaction begun in truth."""
     if "sqlalchemy.ext.asyncio" not in sys.modules:
         raise errors.ConfigurationError(f"connection= takes an asyncpg connection, not {type(lent).__name__}")
-    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.exc import DBAPIError, InvalidRequestError
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 
     if isinstance(lent, (AsyncSession, async_scoped_session)):
-        lent = await lent.connection()
+        try:
+            lent = await lent.connection()
+        except InvalidRequestError as error:
+            raise errors.ConfigurationError(f"connection= needs a usable session: {error}") from error
     if not isinstance(lent, AsyncConnection):
         raise errors.ConfigurationError(
             f"connection= takes an asyncpg connection, an AsyncConnection or an AsyncSession, not {type(lent).__name__}"
         )
     try:
         await lent.exec_driver_sql("select 1")
+    except InvalidRequestError as error:
+        raise errors.ConfigurationError(f"connection= needs a usable transaction: {error}") from error
     except DBAPIError as error:
         with mapped_errors():
             raise (error.orig.__cause__ if error.orig else None) or error from None

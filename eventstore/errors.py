@@ -111,7 +111,9 @@ class WrongExpectedVersion(EventStoreError):
 
     def __init__(self, stream: str, expected: object, actual: int) -> None:
         self.stream, self.expected, self.actual = stream, expected, actual
-        super().__init__(f"stream {stream!r} is at version {actual}, but the append expected {expected}")
+        wanted = "no stream" if expected == 0 else "an existing one" if expected == -2 else f"version {expected}"
+        found = f"stream {stream!r} is at version {actual}" if actual else f"there is no stream {stream!r}"
+        super().__init__(f"{found}, but the append expected {wanted}; read it and decide again")
 
 
 class AppendConditionFailed(EventStoreError):

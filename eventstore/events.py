@@ -130,7 +130,7 @@ class NewEvent:
             put(self, "metadata", _versioned(self.metadata, self.type, *registration))
         put(self, "tags", _checked_tags(self.tags))
         put(self, "created_at", _checked_time(self.created_at))
-        put(self, "encoded_data", encode(self.data))
+        put(self, "encoded_data", encode(self.data, round_trip=registration is not None))
         put(self, "encoded_metadata", encode(self.metadata, field="metadata") if self.metadata else "{}")
         self._check_size()
 
@@ -194,6 +194,8 @@ def _checked_time(time: datetime | None) -> datetime:
         return datetime.now(UTC)
     if not isinstance(time, datetime) or time.tzinfo is None:
         raise InvalidEvent("created_at must be a datetime with a time zone")
+    if time.replace(tzinfo=None) in (datetime.min, datetime.max):
+        raise InvalidEvent("created_at must not be datetime.min or datetime.max, which stand for infinity in Postgres")
     try:
         time.astimezone(UTC)
     except OverflowError:

@@ -19,6 +19,7 @@ from eventstore.conditions import AppendCondition
 from eventstore.database import Borrowable, Database
 from eventstore.errors import (
     AlreadyStarted,
+    AppendConditionFailed,
     ConfigurationError,
     DatabaseUnavailable,
     EventStoreError,
@@ -122,6 +123,8 @@ class EventStore:
         """
         if self._running is not None:
             raise AlreadyStarted("this store is open already")
+        if dsn is not None and (not isinstance(dsn, str) or not dsn):
+            raise ConfigurationError(f"dsn must be postgresql://…, or None for the embedded Postgres, not {dsn!r}")
         if dsn is not None and data_dir is not None:
             raise ConfigurationError("data_dir is for the embedded Postgres; give it or a DSN, not both")
         if schema is not None:
@@ -253,8 +256,14 @@ class EventStore:
             return await self._append_within(request, connection)
         appending.check_timeout(timeout)
         with appending.deadline(request, timeout, lent=connection is not None):
-            async with asyncio.timeout(timeout):
-                return await self._append_within(request, connection)
+            try:
+                async with asyncio.timeout(timeout):
+                    return await self._append_within(request, connection)
+            except TimeoutError:
+                # Answered in the moment that time ran out: it is in the caller's transaction.
+                if request.lent is None:
+                    raise
+                return appending.results(request.lent)
 
     async def _append_within(self, request: appending.Request, connection: Borrowable | None) -> list[AppendResult]:
         if connection is not None:
@@ -315,7 +324,7 @@ class EventStore:
             )
         AppendCondition(source)
         return await decide(
-            lambda _: self._read_horizon(source),
+            partial(self._read_horizon, source),
             decision,
             lambda new, horizon, left: self.append(
                 stream, new, condition=AppendCondition(source, horizon), timeout=left
@@ -331,7 +340,10 @@ class EventStore:
         events = [event async for event in self.read(stream)]
         return events, events[-1].version or unseen if events else unseen
 
-    async def _read_horizon(self, selector: Selector) -> tuple[list[Event], int]:
+    async def _read_horizon(self, selector: Selector, conflict: EventStoreError | None) -> tuple[list[Event], int]:
+        # A condition sees events that a reading does not yet, as long as another append is in flight below them.
+        if isinstance(conflict, AppendConditionFailed):
+            await self.wait_for(conflict.position)
         reading = self.read_all(selector)
         return [event async for event in reading], reading.horizon
 
@@ -449,6 +461,8 @@ class EventStore:
                 while await self.head() < position:
                     woken.clear()
                     await set_within(woken, backoff.next())
+        except TimeoutError:
+            raise TimeoutError(f"readers do not see position {position} after {timeout:g} s") from None
         finally:
             forget()
 

@@ -43,6 +43,9 @@ __all__ = [
     "run_in",
 ]
 
+BRIEF = "50ms"
+"""How long an attempt may wait for locks before it counts as waiting."""
+
 MAX_EVENTS = 1000
 """Events of one append; imports bring their own batches."""
 
@@ -82,12 +85,14 @@ class Request:
     Attributes:
         sent: it may have happened.
         until: when to give up finding out what became of it, by the event loop's clock; set when a reply is lost.
+        lent: what was answered on a connection of the caller's.
     """
 
     parts: Sequence[StreamAppend]
     condition: AppendCondition | None = None
     sent: bool = False
     until: float | None = None
+    lent: Sequence[asyncpg.Record] | None = None
 
     def __post_init__(self) -> None:
         if self.condition is not None and not isinstance(self.condition, AppendCondition):
@@ -114,6 +119,7 @@ class Request:
             False,
             signal,
             condition,
+            None,
         ]
 
 
@@ -139,7 +145,7 @@ class KnownRequest:
         """Return the arguments of ``append_events_v1``."""
         numbers = {name: number for number, name in enumerate(dict.fromkeys(self.streams), 1)}
         arrays = event_arrays(self.events, [numbers[name] for name in self.streams])
-        return [list(numbers), [int(ANY)] * len(numbers), *arrays, True, signal, None]
+        return [list(numbers), [int(ANY)] * len(numbers), *arrays, True, signal, None, None]
 
 
 def event_arrays(events: Sequence[NewEvent], stream_numbers: list[int]) -> tuple[list[Any], ...]:
@@ -173,24 +179,33 @@ def check_events(events: object) -> None:
 
 
 async def run(
-    database: Database, request: Request | KnownRequest, patience: float, places: asyncio.Semaphore
+    database: Database,
+    request: Request | KnownRequest,
+    patience: float,
+    brief: asyncio.Semaphore,
+    waiting: asyncio.Semaphore,
 ) -> list[asyncpg.Record]:
     """Append *request* on a connection of the pool; one row a stream.
 
     After a lost reply it is sent again, which the ids make harmless, for *patience* seconds. Each attempt takes one of
-    *places*, so that appends that wait for locks leave connections for those that need not.
+    the places *brief*, until it turns out to wait for a lock, then one of *waiting*: so appends that wait leave
+    connections for those that need not.
 
     Raises:
         OutcomeUnknown: the database did not come back within that time.
         DatabaseUnavailable: there was no connection; nothing was sent.
     """
     arguments = request.arguments(signal=False)
+    arguments[-1], places = BRIEF, brief
     backoff = Backoff(0.05, 1.0)
     while True:
         try:
             async with places:
                 return await _sent(database, request, arguments)
         except (DatabaseUnavailable, TransactionConflict, ConfigurationError) as error:
+            if places is brief and isinstance(error.__cause__, asyncpg.LockNotAvailableError):
+                arguments[-1], places = None, waiting
+                continue
             # Of an append that was sent before these say nothing: the first attempt may still be running, and hold the
             # locks this one waited for. ConfigurationError: the store was closed in between.
             if not request.sent:
@@ -242,18 +257,28 @@ def answered(error: DatabaseUnavailable) -> bool:
 _AS_TEXT = {6: "::text[]::json[]", 7: "::text[]::json[]", 12: "::text::jsonb"}
 
 
-async def run_in(database: Database, connection: Borrowable, request: Request) -> list[asyncpg.Record]:
+async def run_in(database: Database, connection: Borrowable, request: Request) -> Sequence[asyncpg.Record]:
     """Append *request* inside the caller's open transaction; see `database.borrowed`."""
     arguments = request.arguments(signal=True)
     try:
         async with borrowed(connection) as raw:
-            return await database.rows("append_events_v1", *arguments, on=raw, casts=_AS_TEXT)
+            request.lent = await database.rows("append_events_v1", *arguments, on=raw, casts=_AS_TEXT)
+        return request.lent
     except DuplicateEventId as error:
         if not isinstance(error.__cause__, asyncpg.UniqueViolationError):
             raise
     # The same ids were just being written elsewhere: look at what they became.
-    async with borrowed(connection) as raw:
-        return await database.rows("append_events_v1", *arguments, on=raw, casts=_AS_TEXT)
+    try:
+        async with borrowed(connection) as raw:
+            request.lent = await database.rows("append_events_v1", *arguments, on=raw, casts=_AS_TEXT)
+        return request.lent
+    except DuplicateEventId as error:
+        if not isinstance(error.__cause__, asyncpg.UniqueViolationError):
+            raise
+        raise TransactionConflict(
+            "the same events were appended after this transaction began, and its isolation level hides them; "
+            "roll back and repeat it"
+        ) from error
 
 
 @contextmanager

@@ -63,7 +63,8 @@ class Coalescer:
         self._lanes = self._most_lanes = min(LANES, self._connections)
         self._under_way = 0
         self._places = asyncio.Semaphore(MAX_WAITING)
-        self._alone = asyncio.Semaphore(max(1, self._connections // 2))
+        self._brief = asyncio.Semaphore(max(1, self._connections // 4))
+        self._waiting = asyncio.Semaphore(max(1, self._connections // 2))
         self._tasks = Tasks()
         self._closed = False
 
@@ -85,7 +86,7 @@ class Coalescer:
         """Append *request*, whatever its form, on a connection of its own; see `append.run`."""
         if not request.sent:
             self._check_open()
-        return await appending.run(self._database, request, self._patience, self._alone)
+        return await appending.run(self._database, request, self._patience, self._brief, self._waiting)
 
     async def append(self, request: Request) -> AppendResult:
         """Append *request*, which has one part."""
@@ -143,6 +144,8 @@ class Coalescer:
         )
 
     async def _batched(self, request: Request) -> asyncpg.Record | None:
+        if self._closed:
+            return None
         waiting = _Waiting(request, asyncio.get_running_loop().create_future())
         if self._lanes == self._most_lanes and not self._queue:
             # Nobody else waits: no need for a task of its own.

@@ -49,6 +49,8 @@ async def decide(
     """
     if type(attempts) is not int or attempts < 1:
         raise ConfigurationError(f"attempts must be a whole number of at least 1, not {attempts!r}")
+    if not callable(decision):
+        raise ConfigurationError(f"a decision is a function from events to new events, not {type(decision).__name__}")
     loop, backoff = asyncio.get_running_loop(), Backoff(0.005, 0.5)
     until = None if timeout is None else loop.time() + timeout
     conflict: EventStoreError | None = None

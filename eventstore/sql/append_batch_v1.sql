@@ -59,6 +59,9 @@ declare
 begin
     perform check_events_v1(p_streams, p_expected, p_append_no, p_ids, p_types, p_data, p_metadata, p_tags,
                             p_created_at);
+    if array_dims(p_conditions) <> array_dims(p_streams) then
+        raise exception 'the conditions of a batch must be one for each append' using errcode = 'ES003';
+    end if;
     v_any_free := pg_try_advisory_xact_lock_shared(c_stripes, 128);
 
     for i in 1 .. v_appends loop

@@ -6,7 +6,10 @@
 --   p_ids … p_created_at   the events, in the order of their positions; p_tags holds text[] literals, null = none
 --   p_skip_known   import: leave out events that are stored already with the same content
 --   p_signal       signal inside this transaction (callers that signal after commit say false)
---   p_condition    append only if no event after "after" matches any item (see condition_problem_v1)
+--   p_condition    append only if no event after "after" matches any item (see check_condition_v1)
+--   p_wait         how long to wait for locks, like '50ms'; 55P03 then. By default a condition waits for 5 s, because
+--                  others wait for its stripes meanwhile, anything else without end; a lock_timeout of the session's own
+--                  goes before both.
 --
 -- One row a stream, in the order of p_streams (with p_skip_known: only of streams that got events); events counts them.
 --
@@ -22,7 +25,8 @@
 create function @schema@.append_events_v1(
     p_streams text[], p_expected bigint[], p_stream_no int[],
     p_ids uuid[], p_types text[], p_data json[], p_metadata json[], p_tags text[], p_created_at timestamptz[],
-    p_skip_known boolean default false, p_signal boolean default true, p_condition jsonb default null)
+    p_skip_known boolean default false, p_signal boolean default true, p_condition jsonb default null,
+    p_wait text default null)
 returns table (stream text, first_version bigint, version bigint, first_position bigint, "position" bigint,
                idempotent boolean, events bigint)
 language plpgsql volatile security definer
@@ -39,6 +43,8 @@ declare
     v_positions bigint[];
     v_known boolean;
     v_broken bigint;
+    v_timed constant boolean := current_setting('lock_timeout') = '0'
+                                and (p_wait is not null or p_condition is not null);
     v_version bigint;
     v_bucket smallint;
     v_state text;
@@ -48,6 +54,9 @@ begin
                             p_created_at);
     if cardinality(p_ids) > 1000 and not p_skip_known then
         raise exception 'an append takes at most 1000 events, this has %', cardinality(p_ids) using errcode = 'ES003';
+    end if;
+    if v_timed then
+        perform set_config('lock_timeout', coalesce(p_wait, '5s'), true);
     end if;
     perform lock_stripes_v1(p_streams, p_types, p_tags, p_condition);
 
@@ -65,6 +74,9 @@ begin
         v_buckets[v_no] := v_bucket;
         v_states[v_no] := v_state;
     end loop;
+    if v_timed then
+        perform set_config('lock_timeout', '0', true);
+    end if;
 
     v_known := exists (select from events e where e.id = any (p_ids));
     if v_known and not p_skip_known then

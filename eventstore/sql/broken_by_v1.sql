@@ -1,6 +1,8 @@
 -- The first position that breaks an append condition, null if none does. Called with the condition's stripes held, in a
 -- statement of its own, so that it sees every matching event there is.
 -- Each item is one probe of one index from "after" on, whatever the size of the log. Scavenged events do not count.
+-- These statements are planned once for all values, which must not make the planner prefer another way for a value that
+-- it does not know: hence the comparison of rows, which only (type, position) serves, and the fences (offset 0).
 create function @schema@.broken_by_v1(p_condition jsonb) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, @schema@, pg_temp
@@ -11,6 +13,8 @@ declare
     v_stream text;
     v_types text[];
     v_tags text[];
+    v_tag text;
+    v_version bigint;
     v_found bigint;
     v_first bigint;
 begin
@@ -22,30 +26,29 @@ begin
             select t.position into v_found
               from event_tags t where t.tag = v_tags[1] and t.position > v_after order by t.position limit 1;
         elsif v_tags is not null then
+            v_tag := rarest_tag_v1(v_tags);
             select t.position into v_found
-              from event_tags t join events e on e.position = t.position
-             where t.tag = v_tags[1] and t.position > v_after and e.tags @> v_tags
-               and (v_types is null or e.type = any (v_types)) and (v_stream is null or e.stream = v_stream)
+              from event_tags t cross join lateral (
+                   select from events e
+                    where e.position = t.position and e.tags @> v_tags
+                      and (v_types is null or e.type = any (v_types)) and (v_stream is null or e.stream = v_stream)
+                   offset 0) e
+             where t.tag = v_tag and t.position > v_after
              order by t.position limit 1;
         elsif v_stream is not null then
-            -- The last event tells nearly always; only a condition that fails, or may, walks the stream.
+            v_version := version_after_v1(v_stream, v_after);
             select e.position into v_found
-              from events e where e.stream = v_stream order by e.version desc limit 1;
-            if v_found > v_after then
-                select e.position into v_found
-                  from events e
-                 where e.stream = v_stream and e.position > v_after and e.data is not null
-                   and (v_types is null or e.type = any (v_types))
-                 order by e.version limit 1;
-            else
-                v_found := null;
-            end if;
+              from (select s.position, s.type, s.data from events s
+                     where s.stream = v_stream and s.version >= v_version order by s.version offset 0) e
+             where e.data is not null and (v_types is null or e.type = any (v_types))
+             limit 1;
         elsif v_types is not null then
             select min(f.position) into v_found
               from unnest(v_types) t(type) cross join lateral (
-                   select e.position from events e
-                    where e.type = t.type and e.position > v_after and e.data is not null
-                    order by e.position limit 1) f;
+                   select e.type, e.position from events e
+                    where (e.type, e.position) > (t.type, v_after) and e.data is not null
+                    order by e.type, e.position limit 1) f
+             where f.type = t.type;
         else
             select e.position into v_found
               from events e where e.position > v_after and e.data is not null order by e.position limit 1;

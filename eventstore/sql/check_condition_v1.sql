@@ -41,6 +41,10 @@ begin
                end) p(problem)
          where p.problem is not null limit 1;
     end if;
+    if v_problem is null and (p_condition ->> 'after')::numeric > (select s.last_value from event_positions s) then
+        raise exception 'the log ends before position %, so no condition can hold after it', p_condition ->> 'after'
+            using errcode = 'ES006', hint = 'Read again, and take the horizon of that reading.';
+    end if;
     if v_problem is not null then
         raise exception 'invalid condition: %', v_problem using errcode = 'ES005';
     end if;

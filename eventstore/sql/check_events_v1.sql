@@ -10,6 +10,7 @@ as $$
 declare
     n constant int := coalesce(cardinality(p_ids), 0);
     v_streams constant int := coalesce(cardinality(p_streams), 0);
+    v_dims constant text := format('[1:%s]', n);
     v_data text;
     v_metadata text;
     v_tags text[];
@@ -46,10 +47,12 @@ begin
     end if;
     if n = 0 then
         raise exception 'an append needs at least one event' using errcode = 'ES003';
-    elsif (cardinality(p_types) = n and cardinality(p_data) = n and cardinality(p_metadata) = n
-           and cardinality(p_tags) = n and cardinality(p_created_at) = n and cardinality(p_stream_no) = n
-           and cardinality(p_expected) = v_streams) is not true then
-        raise exception 'the arrays of an append must be of one length' using errcode = 'ES003';
+    elsif (array_dims(p_ids) = v_dims and array_dims(p_types) = v_dims and array_dims(p_data) = v_dims
+           and array_dims(p_metadata) = v_dims and array_dims(p_tags) = v_dims and array_dims(p_created_at) = v_dims
+           and array_dims(p_stream_no) = v_dims and array_dims(p_streams) = format('[1:%s]', v_streams)
+           and array_dims(p_expected) = array_dims(p_streams)) is not true then
+        raise exception 'the arrays of an append must be of one length, in one dimension, counted from 1'
+            using errcode = 'ES003';
     elsif exists (select from unnest(p_streams, p_expected) s(name, expected)
                    where s.name = '' or length(s.name) > 512 or s.expected is null or s.expected < -2
                       or s.name is null and s.expected <> -1) then

@@ -1,5 +1,6 @@
 -- ES002 if an id is stored with other content: another stream, type, tags, data or metadata as encoded.
--- created_at does not count: a retry may have built its events anew. Of a scavenged event the content is gone.
+-- created_at does not count: a retry may have built its events anew. Of a scavenged event only stream and
+-- type are left to compare: a late retry is still the same append.
 create function @schema@.check_known_events_v1(
     p_streams text[], p_stream_no int[], p_ids uuid[], p_types text[], p_data json[], p_metadata json[], p_tags text[])
 returns void
@@ -14,8 +15,8 @@ begin
            n(stream_no, id, type, data, metadata, tags)
       join events e on e.id = n.id
      where e.stream is distinct from p_streams[n.stream_no] or e.type <> n.type
-        or e.data::text is distinct from n.data::text or e.metadata::text <> n.metadata::text
-        or e.tags <> coalesce(n.tags, '{}')::text[]
+        or e.data is not null and (e.data::text <> n.data::text or e.metadata::text <> n.metadata::text
+                                   or e.tags <> coalesce(n.tags, '{}')::text[])
      limit 1;
     if found then
         raise exception 'event id % is stored already with other content', v_id

@@ -1,5 +1,5 @@
 -- Deletes a stream softly: readers of the stream see none of its events any more, and the next append that expects any
--- version, none, or its exact one revives it, its versions going on where they were. Limits and custom metadata stay.
+-- version or none revives it, its versions going on where they were. Limits and custom metadata stay.
 -- False if there is nothing to delete: no such stream, or deleted already. ES001 if it is not as expected, ES007 if it
 -- is closed for good. Signals nothing: no event is added, and the log shows the old ones until they are scavenged.
 create function @schema@.delete_stream_v1(p_stream text, p_expected bigint default -1) returns boolean
@@ -19,8 +19,11 @@ begin
             using errcode = 'ES001', detail = json_build_object(
                 'stream', p_stream, 'expected', p_expected, 'actual', 0)::text;
     end if;
+    if v_state = 'deleted' then
+        return false;
+    end if;
     perform check_expected_v1(array[p_stream], array[p_expected]);
-    if v_version is null or v_version = 0 or v_state = 'deleted' then
+    if v_version is null or v_version = 0 then
         return false;
     end if;
     update streams s

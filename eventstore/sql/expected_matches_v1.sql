@@ -4,6 +4,6 @@ create function @schema@.expected_matches_v1(expected bigint, version bigint, st
 language sql immutable parallel safe
 as $$
     select state <> 'tombstoned'
-       and (expected = -1 or expected = version or expected = 0 and state = 'deleted'
+       and (expected = -1 or expected = version and (state = 'live' or version = 0) or expected = 0 and state = 'deleted'
             or expected = -2 and version > 0 and state = 'live')
 $$;

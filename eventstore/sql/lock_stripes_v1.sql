@@ -2,14 +2,13 @@
 --
 -- 128 stripes and "any" (128) bound the locks of an append whatever its size; two names in one stripe only wait for
 -- each other. A condition's item is held by what every matching event holds too: one of its tags, else its stream, else
--- its types, else "any". Waiting for a condition ends after 5 s, unless the session has a lock_timeout of its own.
+-- its types, else "any".
 create function @schema@.lock_stripes_v1(p_streams text[], p_types text[], p_tags text[], p_condition jsonb)
 returns void
 language plpgsql volatile
 as $$
 declare
     c_stripes constant int := '@schema@.events'::regclass::oid::int;
-    v_timed constant boolean := p_condition is not null and current_setting('lock_timeout') = '0';
     v_exclusive int[];
     v_stripes int[] := stripes_v1(p_streams, p_types, p_tags);
     v_stripe int;
@@ -20,9 +19,6 @@ begin
         v_exclusive := condition_stripes_v1(p_condition);
         v_stripes := v_stripes || v_exclusive;
     end if;
-    if v_timed then
-        v_got := set_config('lock_timeout', '5s', true) is null;
-    end if;
     for v_stripe in select distinct s.stripe from unnest(v_stripes) s(stripe) order by s.stripe loop
         -- Expressions rather than statements: a fifth of the cost.
         if v_stripe = any (v_exclusive) then
@@ -31,8 +27,5 @@ begin
             v_got := pg_advisory_xact_lock_shared(c_stripes, v_stripe) is null;
         end if;
     end loop;
-    if v_timed then
-        v_got := set_config('lock_timeout', '0', true) is null;
-    end if;
 end
 $$;

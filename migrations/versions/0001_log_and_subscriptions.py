@@ -157,6 +157,7 @@ FUNCTIONS = (
     "pattern_sql_v1",
     "place_in_time_v1",
     "read_events_sql_v1",
+    "rarest_tag_v1",
     "read_events_v1",
     "read_feed",
     "read_stream",
@@ -188,6 +189,7 @@ FUNCTIONS = (
     "time_bounds_v1",
     "try_stripes_v1",
     "uuid_v7_v1",
+    "version_after_v1",
     "write_events_v1",
 )
 

@@ -30,7 +30,7 @@ from eventstore import (
     Tags,
     WrongExpectedVersion,
 )
-from eventstore.errors import TransactionConflict
+from eventstore.errors import ConfigurationError, TransactionConflict
 from tests.conftest import QUICK
 from tests.hunt.racing import (
     FULL,
@@ -380,7 +380,8 @@ APPEND = """select * from eventstore.append_events('s', '[{"type": "A"}]', condi
 
 
 async def test_sql_takes_every_whole_number_for_a_position(sql: asyncpg.Connection) -> None:
-    for after in ("0", "0.0", "1e0", "9007199254740993", "9223372036854775807", "9.0e2"):
+    await sql.execute("select setval('eventstore.event_positions', 9007199254740993)")
+    for after in ("0", "0.0", "1e0", "9007199254740993", "9.0e2"):
         await sql.fetch(APPEND, f'{{"items": [{{"types": ["B"]}}], "after": {after}}}')
 
 
@@ -499,3 +500,16 @@ async def conflicts(
     finally:
         for transaction in rolling:
             await transaction.rollback()
+
+
+async def test_a_condition_beyond_the_end_of_the_log_is_refused(store: EventStore) -> None:
+    await store.append("s", [NewEvent("A")])
+    with pytest.raises(ConfigurationError, match="horizon"):
+        await store.append(None, [NewEvent("A")], condition=AppendCondition(EventType("A"), after=2))
+    assert await store.head() == 1
+
+
+async def test_a_condition_of_several_tags_is_held_by_the_rarest(store: EventStore, sql: asyncpg.Connection) -> None:
+    await store.append("s", [NewEvent("A", tags=["all"]) for _ in range(20)] + [NewEvent("A", tags=["all", "one"])])
+    assert await sql.fetchval("select eventstore.rarest_tag_v1('{all,one}')") == "one"
+    assert await sql.fetchval("select eventstore.rarest_tag_v1('{one,all}')") == "one"

@@ -280,9 +280,10 @@ async def test_an_append_goes_on_when_the_database_comes_back_in_time(db: str, s
 
 
 async def test_a_connection_cut_while_the_append_waits_for_a_lock_leaves_one_copy(
-    db: str, sql: asyncpg.Connection
+    db: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first attempt is still waiting on the server when the second one comes."""
+    monkeypatch.setattr("eventstore.log.append.BRIEF", "0")
     async with proxied(db) as proxy, EventStore(proxy.dsn, settings=QUICK) as store:
         await store.append("s", some("first"))
         async with locked(db, "s") as holder:
@@ -296,9 +297,10 @@ async def test_a_connection_cut_while_the_append_waits_for_a_lock_leaves_one_cop
 
 
 async def test_a_lock_timeout_of_the_second_attempt_is_no_answer_about_the_first(
-    db: str, sql: asyncpg.Connection
+    db: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first attempt holds the condition's stripes and may still commit; the caller must not be told it did not."""
+    monkeypatch.setattr("eventstore.log.append.BRIEF", "0")
     name = await sql.fetchval("select quote_ident(current_database())")
     async with proxied(db) as proxy, EventStore(proxy.dsn, settings=QUICK) as store:
         await store.append("s", [NewEvent("first")])

@@ -252,8 +252,12 @@ async def test_reading_a_limited_stream_touches_no_hidden_event(
 
 async def fetched(sql: asyncpg.Connection, query: str, *args: Any) -> int:
     """How many rows of `events` a query took from the table."""
-    count = """select pg_stat_get_xact_tuples_fetched(c) + pg_stat_get_xact_tuples_returned(c)
-                 from (values ('eventstore.events'::regclass::oid)) t(c)"""
+    # Rows that an index finds are counted there.
+    count = """select sum(pg_stat_get_xact_tuples_fetched(c.oid))
+                    + sum(pg_stat_get_xact_tuples_returned(c.oid)) filter (where c.relkind = 'r')
+                 from pg_class c
+                where c.oid = 'eventstore.events'::regclass
+                   or c.oid in (select indexrelid from pg_index where indrelid = 'eventstore.events'::regclass)"""
     async with sql.transaction():
         before = await sql.fetchval(count)
         await sql.fetch(query, *args)
@@ -275,7 +279,7 @@ async def test_a_deleted_stream_is_empty_to_readers_and_no_stream_to_writers(sto
     assert caught.value.actual == 0
 
 
-@pytest.mark.parametrize("expected", [ANY, NO_STREAM, 3])
+@pytest.mark.parametrize("expected", [ANY, NO_STREAM])
 async def test_an_append_revives_a_deleted_stream_and_its_versions_go_on(store: EventStore, expected: int) -> None:
     await store.append("s", events(3))
     await store.delete_stream("s")
@@ -285,6 +289,14 @@ async def test_an_append_revives_a_deleted_stream_and_its_versions_go_on(store: 
     info = await store.stream_info("s")
     assert info is not None
     assert (info.state, info.metadata.truncate_before, info.events) == ("live", 4, 2)
+
+
+async def test_a_decision_on_events_that_were_deleted_since_is_refused(store: EventStore) -> None:
+    await store.append("s", events(3))
+    await store.delete_stream("s")
+    with pytest.raises(WrongExpectedVersion) as caught:
+        await store.append("s", events(1), expected=3)
+    assert caught.value.actual == 0
 
 
 async def test_other_metadata_does_not_bring_deleted_events_back(store: EventStore) -> None:
@@ -418,6 +430,19 @@ async def test_a_deletion_waits_for_the_append_that_holds_the_stream_and_covers_
     assert (info.version, info.state, await versions(store)) == (2, "deleted", [])
 
 
+async def test_a_deletion_compares_its_version_after_it_has_waited(store: EventStore, sql: asyncpg.Connection) -> None:
+    await store.append("s", events(1))
+    transaction = sql.transaction()
+    await transaction.start()
+    await store.append("s", events(1), connection=sql)
+    deleting = asyncio.create_task(store.delete_stream("s", expected=1))
+    await waiting_for_a_lock(sql)
+    await transaction.commit()
+    with pytest.raises(WrongExpectedVersion):
+        await deleting
+    assert await versions(store) == [1, 2]
+
+
 async def waiting_for_a_lock(sql: asyncpg.Connection) -> None:
     async with asyncio.timeout(30):
         while not await sql.fetchval("select exists (select from pg_locks where not granted)"):
@@ -483,10 +508,18 @@ async def test_readers_of_the_log_see_no_stubs(store: EventStore, hidden: list[N
 async def test_ids_of_scavenged_events_stay_taken(store: EventStore, hidden: list[NewEvent]) -> None:
     await store.scavenge()
     with pytest.raises(DuplicateEventId):
-        await store.append("s", [hidden[0]])
+        await store.append("s", [NewEvent("Another", id=hidden[0].id)])
     with pytest.raises(DuplicateEventId):
         await store.append("elsewhere", [hidden[0]])
     assert (await store.append("s", hidden[9:])).idempotent
+
+
+async def test_a_late_repetition_of_a_scavenged_append_returns_its_first_result(
+    store: EventStore, hidden: list[NewEvent]
+) -> None:
+    await store.scavenge()
+    result = await store.append("s", hidden)
+    assert (result.first_version, result.version, result.idempotent) == (1, 10, True)
 
 
 async def test_a_scavenged_stream_goes_on_with_its_versions(store: EventStore, hidden: list[NewEvent]) -> None:
@@ -793,21 +826,20 @@ class Model:
         return (found[::-1] if backwards else found)[:limit]
 
 
-ages = st.lists(st.integers(0, 20), max_size=12).map(lambda found: sorted(found, reverse=True))
+ages = st.lists(st.integers(0, 5), max_size=12).map(lambda found: sorted(found, reverse=True))
 limited = st.builds(
     StreamMetadata,
-    max_age=st.none() | st.integers(1, 22),
+    max_age=st.none() | st.integers(1, 5),
     max_count=st.none() | st.integers(1, 14),
-    truncate_before=st.none() | st.integers(1, 15),
+    truncate_before=st.none() | st.integers(1, 13),
 )
 bound = st.integers(0, 15)
 bounds = st.lists(
     st.fixed_dictionaries(
         {"after": bound, "before": st.none() | bound, "limit": st.none() | bound, "backwards": st.booleans()}
     ),
-    min_size=1,
     max_size=4,
-)
+).map(lambda found: [{"after": 0, "before": None, "limit": None, "backwards": False}, *found])
 
 
 @pytest.fixture
@@ -835,7 +867,7 @@ async def test_reading_with_limits_equals_a_plain_model_before_and_after_scaveng
                 await sql.close()
 
     @settings(max_examples=60, deadline=None, derandomize=True)
-    @given(ages, st.integers(0, 5), limited, st.integers(1, 6), bounds)
+    @given(ages, st.just(0) | st.integers(1, 5), limited, st.integers(1, 6), bounds)
     def agree(found: list[int], deleted: int, limits: StreamMetadata, batch: int, asked: list[Any]) -> None:
         asyncio.run(check(found, deleted, limits, batch, asked))
 
