@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -133,7 +133,7 @@ def _report(error: BaseException, code: int | None, args: Sequence[str]) -> None
     message = str(error)
     if code is None and not debug:
         message += " (unexpected; --debug shows where)"
-    _print(type(error).__name__, message, _has(args, "--json"))
+    _print(type(error).__name__, message, _has(args, "--json"), _facts(error))
 
 
 def _debug(args: Sequence[str]) -> bool:
@@ -151,8 +151,14 @@ def _print_traceback(error: BaseException) -> None:
     traceback.print_exception(error)
 
 
-def _print(name: str, message: str, as_json: bool) -> None:
-    line = json.dumps({"error": name, "message": message}, ensure_ascii=False) if as_json else f"{name}: {message}"
+def _facts(error: BaseException) -> dict[str, Any]:
+    """Return what an error of this package carries beside its message: a stream, a version, a position, ids."""
+    return vars(error) if isinstance(error, errors.EventStoreError) else {}
+
+
+def _print(name: str, message: str, as_json: bool, facts: Mapping[str, Any] | None = None) -> None:
+    fields = {"error": name, "message": message, **(facts or {})}
+    line = json.dumps(fields, ensure_ascii=False, default=str) if as_json else f"{name}: {message}"
     click.echo(line, err=True)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import click
 import pytest
 
-from eventstore import errors
+from eventstore import NewEvent, errors
 from eventstore.cli import main
 from eventstore.cli.failures import exit_code
 from tests.cli.conftest import Run, failure, rows
@@ -173,3 +173,11 @@ def test_an_error_printed_by_a_test_runner_leaves_its_signal_handler_alone() -> 
     with pytest.raises(SystemExit):
         main(["--version"])
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_facts_of_an_error_are_fields_of_its_json(cli: Run, append: Callable[..., None]) -> None:
+    append("s", NewEvent("A"))
+    result = cli("append", "s", "--type", "B", "--expected", "3", "--json")
+    assert result.exit_code == 5
+    told = json.loads(result.stderr)
+    assert (told["stream"], told["expected"], told["actual"]) == ("s", 3, 1)
