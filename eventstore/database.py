@@ -223,9 +223,10 @@ class Database:
         self._prefix = quoted(schema)
         self._statements.clear()
         with _opening(dsn):
-            self._pool = await asyncpg.create_pool(
+            pool = await asyncpg.create_pool(
                 dsn,
-                min_size=1,
+                # None is kept up: the pool would log each attempt while the database is away.
+                min_size=0,
                 max_size=self._connections,
                 # Connections are never recycled: one that ends tells that the server may have crashed.
                 max_inactive_connection_lifetime=0,
@@ -237,6 +238,12 @@ class Database:
                 statement_cache_size=self._settings.statement_cache_size,
                 server_settings={"application_name": "eventstore"},
             )
+            try:
+                await pool.release(await pool.acquire())
+            except BaseException:
+                pool.terminate()
+                raise
+            self._pool = pool
         try:
             await self._check_revision(schema)
         except BaseException:
