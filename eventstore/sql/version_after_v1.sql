@@ -12,7 +12,8 @@ declare
 begin
     while v_first < v_end loop
         v_middle := (v_first + v_end) / 2;
-        if (select e.position from events e where e.stream = p_stream and e.version = v_middle) > p_position then
+        if (select e.position from events e
+             where e.stream = p_stream and e.version >= v_middle order by e.version limit 1) > p_position then
             v_end := v_middle;
         else
             v_first := v_middle + 1;

@@ -294,3 +294,54 @@ async def test_the_text_that_is_explained_is_the_text_that_is_executed(sql: asyn
     )
     with pytest.raises(asyncpg.PostgresSyntaxError, match="planted"):
         await sql.fetchval(query, dump(All()))
+
+
+CONDITIONS = {
+    "a tag": {"tags": ["customer:7"]},
+    "the tag of a few": {"tags": ["rare"]},
+    "two tags": {"tags": ["customer:7", "rare"]},
+    "a tag and a type": {"tags": ["rare"], "types": ["Rare"]},
+    "a type": {"types": ["T7"]},
+    "a type that has no event": {"types": ["Absent"]},
+    "a stream": {"stream": "order-1"},
+    "a stream and a type": {"stream": "order-1", "types": ["Absent"]},
+    "a stream that has no event": {"stream": "absent"},
+    "every event": {},
+}
+
+
+def blocks_of_a_condition(dsn: str, item: dict[str, Any], after: int) -> int:
+    """Blocks that judging a condition touches, once its statements are planned for all values."""
+    condition = json.dumps({"items": [item], "after": after})
+    with psycopg.connect(dsn, options="-c search_path=eventstore") as sql:
+        for _ in range(8):
+            sql.execute("select broken_by_v1(%s::jsonb)", [condition])
+        row = sql.execute(
+            "explain (analyze, buffers, timing off, format json) select broken_by_v1(%s::jsonb)", [condition]
+        ).fetchone()
+    assert row is not None
+    plan = row[0][0]["Plan"]
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+
+@pytest.mark.parametrize("item", CONDITIONS.values(), ids=CONDITIONS)
+def test_judging_a_condition_costs_the_same_at_any_size_of_the_log(logs: dict[int, str], item: dict[str, Any]) -> None:
+    small, large = (blocks_of_a_condition(logs[count], item, count - 50) for count in (SMALL, LARGE))
+    assert large < 100
+    assert large <= small * 2 + 20
+
+
+@pytest.mark.parametrize("item", [item for item in CONDITIONS.values() if "Absent" in str(item) or item.get("tags")])
+def test_a_condition_after_nothing_looks_at_its_own_events_only(logs: dict[int, str], item: dict[str, Any]) -> None:
+    assert blocks_of_a_condition(logs[LARGE], item, 0) < 700
+
+
+def test_a_condition_that_walks_the_log_is_caught(logs: dict[int, str]) -> None:
+    with psycopg.connect(logs[LARGE], options="-c search_path=eventstore") as sql:
+        row = sql.execute(
+            "explain (analyze, buffers, timing off, format json)"
+            " select min(position) from events where position > 0 and type || '' = 'Absent'"
+        ).fetchone()
+    assert row is not None
+    plan = row[0][0]["Plan"]
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] > 700
