@@ -140,7 +140,8 @@ class Feed:
     async def _read_new(self) -> bool:
         """Offer what is new; tell whether the horizon waits for an append under way."""
         while (after := self.position) is not None:
-            page = await read_page(self._database, All(), limit=self._settings.page_size, window=None, after=after)
+            limit = self._settings.page_size
+            page = await read_page(self._database, All(), limit=limit, window=limit, after=after)
             if self.position != after:
                 continue  # cut and attached anew meanwhile: this page begins elsewhere
             self._offer(page)

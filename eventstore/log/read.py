@@ -69,6 +69,11 @@ async def read_page(
     It looks at no more than *window* positions, but at *limit* of them at least. Without a window it looks until the
     page is full, which is for who takes every event.
     """
+    if window is not None:
+        # Where nearly every position matches, a wider one would tempt a planner without statistics, as after an import,
+        # to fetch and sort all of it for each page.
+        everything = isinstance(selector, All) and not share and not since and not until
+        window = limit * 2 if everything else max(window, limit)
     rows = await database.rows(
         "read_events_v1",
         None if isinstance(selector, All) else dump(selector),
@@ -78,7 +83,7 @@ async def read_page(
         until,
         backwards,
         limit,
-        None if window is None else max(window, limit),
+        window,
         upto,
         share.modulus if share else None,
         share.remainder if share else None,

@@ -1,4 +1,4 @@
--- The tag that the fewest events carry, as far as a hundred tell: what all of them carry is best looked for, and best
+-- The tag that the fewest events carry, as far as ten tell: what all of them carry is best looked for, and best
 -- locked, by that one.
 create function @schema@.rarest_tag_v1(tags text[]) returns text
 language plpgsql stable
@@ -14,7 +14,7 @@ begin
         return v_rarest;
     end if;
     foreach v_tag in array tags loop
-        select count(*) into v_count from (select from event_tags t where t.tag = v_tag limit 100) f;
+        select count(*) into v_count from (select from event_tags t where t.tag = v_tag limit 10) f;
         if v_count < v_least or v_least is null then
             v_least := v_count;
             v_rarest := v_tag;
