@@ -33,9 +33,6 @@ from eventstore.event_types import event_types
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLE = re.compile(r"^```(\w+)\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", re.DOTALL | re.MULTILINE)
-AWAITED = {"benchmarks.md"}
-"""Pages that are linked already and come with what they describe."""
-
 WITHIN = 10.0
 """Seconds for one example."""
 
@@ -260,7 +257,7 @@ def test_no_command_and_no_function_for_other_languages_is_left_out() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target, _, heading in re.findall(r"\]\((?!https?:)([^)#]*)(#([^)]+))?\)", page.read_text()):
         linked = page.parent / target if target else page
-        assert linked.exists() or linked.name in AWAITED, target
+        assert linked.exists(), target
         assert not heading or heading in headings(linked), f"{target}#{heading}"
 
 
