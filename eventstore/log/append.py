@@ -242,7 +242,7 @@ async def _racing(database: Database, arguments: Sequence[Any], connection: Any)
     try:
         return await database.rows("append_events_v1", *arguments, on=connection)
     except DuplicateEventId as error:
-        if not isinstance(error.__cause__, asyncpg.UniqueViolationError):
+        if not _raced(error):
             raise
     return await database.rows("append_events_v1", *arguments, on=connection)
 
@@ -260,25 +260,25 @@ _AS_TEXT = {6: "::text[]::json[]", 7: "::text[]::json[]", 12: "::text::jsonb"}
 async def run_in(database: Database, connection: Borrowable, request: Request) -> Sequence[asyncpg.Record]:
     """Append *request* inside the caller's open transaction; see `database.borrowed`."""
     arguments = request.arguments(signal=True)
-    try:
-        async with borrowed(connection) as raw:
-            request.lent = await database.rows("append_events_v1", *arguments, on=raw, casts=_AS_TEXT)
-        return request.lent
-    except DuplicateEventId as error:
-        if not isinstance(error.__cause__, asyncpg.UniqueViolationError):
-            raise
-    # The same ids were just being written elsewhere: look at what they became.
-    try:
-        async with borrowed(connection) as raw:
-            request.lent = await database.rows("append_events_v1", *arguments, on=raw, casts=_AS_TEXT)
-        return request.lent
-    except DuplicateEventId as error:
-        if not isinstance(error.__cause__, asyncpg.UniqueViolationError):
-            raise
-        raise TransactionConflict(
-            "the same events were appended after this transaction began, and its isolation level hides them; "
-            "roll back and repeat it"
-        ) from error
+    for looked_again in (False, True):
+        try:
+            async with borrowed(connection) as raw:
+                request.lent = await database.rows("append_events_v1", *arguments, on=raw, casts=_AS_TEXT)
+            return request.lent
+        except DuplicateEventId as error:
+            if not _raced(error):
+                raise
+            if looked_again:
+                raise TransactionConflict(
+                    "the same events were appended after this transaction began, and its isolation level hides them; "
+                    "roll back and repeat it"
+                ) from error
+    raise AssertionError  # the second look returns or raises
+
+
+def _raced(error: DuplicateEventId) -> bool:
+    """Whether the same ids were just being written elsewhere: then another look tells what they became."""
+    return isinstance(error.__cause__, asyncpg.UniqueViolationError)
 
 
 @contextmanager

@@ -36,7 +36,8 @@ MAX_APPENDS = 128
 MAX_CHARACTERS = 4 << 20
 """Encoded characters after which a batch is full."""
 
-UNSENT = "the store was closed before the append was sent; nothing happened"
+CLOSED = "the store was closed"
+UNSENT = "before the append was sent; nothing happened"
 
 MAX_WAITING = 10_000
 """Appends that may wait here; further callers wait outside, in order."""
@@ -132,7 +133,7 @@ class Coalescer:
         row = await self._batched(request)
         if row is None:
             if self._closed and not request.sent:
-                raise DatabaseUnavailable(UNSENT)
+                raise DatabaseUnavailable(f"{CLOSED} {UNSENT}")
             return appending.results(await self.alone(request))[0]
         return AppendResult(
             request.parts[0].stream,
@@ -209,7 +210,7 @@ class Coalescer:
             return
         except BaseException as error:
             for waiting in batch:
-                _fail(waiting, "the store was closed" if self._closed else f"{type(error).__name__}: {error}")
+                _fail(waiting, CLOSED if self._closed else f"{type(error).__name__}: {error}")
             raise
         for waiting, row in zip(batch, rows, strict=True):
             if not waiting.done.done():
@@ -250,12 +251,12 @@ class Coalescer:
         return [row if row["outcome"] == "appended" else None for row in rows]
 
 
-def _fail(waiting: _Waiting, reason: str = "the store was closed") -> None:
+def _fail(waiting: _Waiting, reason: str = CLOSED) -> None:
     if not waiting.done.done():
         waiting.done.set_exception(
             OutcomeUnknown(f"{reason} during an append; append the same events again to learn whether it happened")
             if waiting.request.sent
-            else DatabaseUnavailable(UNSENT)
+            else DatabaseUnavailable(f"{reason} {UNSENT}")
         )
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from eventstore import NO_STREAM, EventStore, NewEvent, WrongExpectedVersion
-from eventstore.errors import ConfigurationError
+from eventstore.errors import ConfigurationError, TransactionConflict
 
 A = {"n": 1, "text": "ü", "list": [1.0, None]}
 
@@ -101,3 +101,16 @@ async def test_an_aborted_transaction_says_so(store: EventStore, engine: AsyncEn
             await connection.execute(text("select 1/0"))
         with pytest.raises(EventStoreError, match="aborted"):
             await store.append("s", [NewEvent("A")], connection=connection)
+
+
+async def test_a_repetition_that_the_isolation_level_hides_is_a_conflict(
+    store: EventStore, sql: asyncpg.Connection
+) -> None:
+    event = NewEvent("A")
+    async with sql.transaction(isolation="repeatable_read"):
+        await sql.fetchval("select 1 from eventstore.streams")
+        await store.append(None, [event])
+        with pytest.raises(TransactionConflict, match="roll back"):
+            await store.append(None, [event], connection=sql)
+        assert await sql.fetchval("select 1") == 1
+    assert len(await stored(store)) == 1
