@@ -19,6 +19,7 @@ from uuid import UUID
 import asyncpg
 
 from eventstore import errors
+from eventstore.moments import hand_over_numbers
 from eventstore.schema import REVISION, quoted
 from eventstore.service import to_its_end
 from eventstore.settings import Settings
@@ -207,6 +208,7 @@ class Database:
 
     async def _prepare(self, connection: Any) -> None:
         connection.add_termination_listener(self._connection_lost)
+        await hand_over_numbers(connection)
         # The horizon needs it. Only where the default differs: behind a pooler a setting outlives its session.
         await connection.execute(
             "select set_config('default_transaction_isolation', 'read committed', false)"
@@ -337,7 +339,10 @@ class Database:
         casts: Mapping[int, str] | None = None,
         **named: Any,
     ) -> list[asyncpg.Record]:
-        """Call a set-returning function, on a connection of the pool or on the one given."""
+        """Call a set-returning function, on a connection of the pool or on the one given.
+
+        The pool's return times as numbers; see `moments`.
+        """
         statement = self.call(function, len(args), tuple(named), casts)
         if on is not None:
             with mapped_errors():

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from eventstore.codec import check_text, encode
 from eventstore.errors import InvalidEvent, PayloadTooLarge, UnreadableEvent
 from eventstore.event_types import event_types
+from eventstore.moments import Moment
 
 __all__ = [
     "ANY",
@@ -272,6 +273,10 @@ class Event:
                 missing or fails, or the model refuses the data.
         """
         return event_types.read(self.type, self.schema_version, self.data, position=self.position, model=model)
+
+
+for _name in ("created_at", "recorded_at"):
+    setattr(Event, _name, Moment(Event.__dict__[_name]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "eventstore"
 
 LAYERS = (
-    {"errors", "codec", "event_types", "events", "patterns", "selectors", "conditions", "settings"},
+    {"errors", "codec", "moments", "event_types", "events", "patterns", "selectors", "conditions", "settings"},
     {"mailbox", "service", "schema", "database", "embedded", "embedded_supervisor", "signals"},
     {"log", "feed", "subscriptions", "importing"},
     {"store"},

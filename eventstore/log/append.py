@@ -41,6 +41,7 @@ __all__ = [
     "results",
     "run",
     "run_in",
+    "tags_literal",
 ]
 
 BRIEF = "50ms"
@@ -110,7 +111,8 @@ class Request:
     def arguments(self, *, signal: bool) -> list[Any]:
         """Return the arguments of ``append_events_v1``."""
         events = [event for part in self.parts for event in part.events]
-        numbers = [number for number, part in enumerate(self.parts, 1) for _ in part.events]
+        one = len(self.parts) == 1
+        numbers = None if one else [number for number, part in enumerate(self.parts, 1) for _ in part.events]
         condition = self.condition.encoded if self.condition else None
         return [
             [part.stream for part in self.parts],
@@ -148,15 +150,20 @@ class KnownRequest:
         return [list(numbers), [int(ANY)] * len(numbers), *arrays, True, signal, None, None]
 
 
-def event_arrays(events: Sequence[NewEvent], stream_numbers: list[int]) -> tuple[list[Any], ...]:
-    """Return the columns of *events* as the SQL functions take them, from the stream numbers on."""
+def event_arrays(events: Sequence[NewEvent], numbers: list[int] | None) -> tuple[list[Any] | None, ...]:
+    """Return the columns of *events* as the SQL functions take them, from *numbers*, what each belongs to, on.
+
+    Metadata and tags that no event has are None: an array costs its encoding and decoding whatever stands in it.
+    """
+    metadata = [event.encoded_metadata for event in events]
+    tags = [tags_literal(event) for event in events]
     return (
-        stream_numbers,
+        numbers,
         [event.id for event in events],
         [event.type for event in events],
         [event.encoded_data for event in events],
-        [event.encoded_metadata for event in events],
-        [_array_literal(event.tags) if event.tags else None for event in events],
+        metadata if any(text != "{}" for text in metadata) else None,
+        tags if any(tags) else None,
         [event.created_at for event in events],
     )
 
@@ -327,6 +334,9 @@ def check_timeout(timeout: object) -> None:
         raise ConfigurationError(f"timeout must be a number of seconds above 0, not {timeout!r}")
 
 
-def _array_literal(tags: Any) -> str:
-    quoted = (tag.replace("\\", "\\\\").replace('"', '\\"') for tag in tags)
+def tags_literal(event: NewEvent) -> str | None:
+    """Return the tags as the text of a Postgres array; None if there are none."""
+    if not event.tags:
+        return None
+    quoted = (tag.replace("\\", "\\\\").replace('"', '\\"') for tag in event.tags)
     return '{"' + '","'.join(quoted) + '"}'

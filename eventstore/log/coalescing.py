@@ -26,7 +26,7 @@ __all__ = ["Coalescer"]
 LANES = 2
 """Batches on their way at a time, if many wait."""
 
-ENOUGH = 32
+ENOUGH = 16
 """Appends that make a second batch worth its while; fewer are better off in the next one: measured with 16 callers, one
 batch at a time does two to three times as many appends as two half as large."""
 
@@ -167,7 +167,12 @@ class Coalescer:
             self._tasks.spawn("append batches", self._lane())
 
     def _worthwhile(self, other_lanes: int) -> bool:
-        return len(self._queue) >= (ENOUGH if other_lanes else 1)
+        # Three quarters of an even share: less would let a small batch and a large one chase each other for ever.
+        return len(self._queue) >= (max(ENOUGH, self._even() * 3 // 4) if other_lanes else 1)
+
+    def _even(self) -> int:
+        """An even share for each lane of all appends that wait or are under way."""
+        return -(-(len(self._queue) + self._under_way) // self._most_lanes)
 
     async def _lane(self) -> None:
         """Send batch after batch until nothing waits."""
@@ -181,9 +186,8 @@ class Coalescer:
             self._open_lane()
 
     def _gather(self) -> list[_Waiting]:
-        """Take what waits, but no more than an even share of all that is under way, so that the lanes stay alike."""
-        even = -(-(len(self._queue) + self._under_way) // self._most_lanes)
-        share = min(MAX_APPENDS, max(ENOUGH, even))
+        """Take what waits, but no more than an even share, so that the lanes stay alike."""
+        share = min(MAX_APPENDS, max(ENOUGH, self._even()))
         batch: list[_Waiting] = []
         events = characters = 0
         while self._queue and len(batch) < share:
@@ -266,17 +270,20 @@ def _one_event(batch: Sequence[_Waiting]) -> list[object] | None:
     (part,) = request.parts
     if len(batch) > 1 or len(part.events) > 1 or request.condition is not None:
         return None
-    columns = appending.event_arrays(part.events, [1])[1:]
-    return [part.stream, int(part.expected), *(column[0] for column in columns)]
+    event = part.events[0]
+    tags = appending.tags_literal(event)
+    columns = (event.id, event.type, event.encoded_data, event.encoded_metadata, tags, event.created_at)
+    return [part.stream, int(part.expected), *columns]
 
 
 def _arguments(batch: Sequence[_Waiting]) -> list[object]:
     parts = [waiting.request.parts[0] for waiting in batch]
     events = [event for part in parts for event in part.events]
     numbers = [number for number, part in enumerate(parts, 1) for _ in part.events]
+    conditions = [waiting.request.condition.encoded if waiting.request.condition else None for waiting in batch]
     return [
         [part.stream for part in parts],
         [int(part.expected) for part in parts],
         *appending.event_arrays(events, numbers),
-        [waiting.request.condition.encoded if waiting.request.condition else None for waiting in batch],
+        conditions if any(conditions) else None,
     ]

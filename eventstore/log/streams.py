@@ -15,6 +15,7 @@ from eventstore.codec import decode, encode
 from eventstore.database import Database
 from eventstore.errors import ConfigurationError, InvalidEvent, PayloadTooLarge
 from eventstore.events import ANY, MAX_EVENT_BYTES, Expected, check_stream_name
+from eventstore.moments import to_datetime
 
 __all__ = [
     "MAX_BATCH",
@@ -141,7 +142,9 @@ async def list_streams(
 
 def _info(row: asyncpg.Record) -> StreamInfo:
     limits = StreamMetadata(row["max_age"], row["max_count"], row["truncate_before"], decode(row["metadata"]))
-    return StreamInfo(row["name"], row["version"], row["state"], row["first_version"], row["created_at"], limits)
+    return StreamInfo(
+        row["name"], row["version"], row["state"], row["first_version"], to_datetime(row["created_at"]), limits
+    )
 
 
 async def set_stream_metadata(database: Database, stream: str, metadata: StreamMetadata) -> None:

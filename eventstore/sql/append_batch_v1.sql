@@ -4,6 +4,7 @@
 --   p_streams     of each append: its stream, null = none; no stream stands twice
 --   p_expected    of each append: an exact version, 0 = no stream, -1 = any, -2 = exists
 --   p_append_no   of each event: which append it belongs to, from 1, in rising order
+--   p_metadata, p_tags   null = none of the events has any
 --   p_conditions  of each append: its condition (see check_condition_v1), null = none
 --
 -- One row an append, in their order. outcome:
@@ -56,11 +57,22 @@ declare
     v_positions bigint[];
     v_from int;
     v_to int := 0;
+    v_tagged constant boolean := p_tags is not null;
+    v_tag_events int[];
+    v_all_tags text[];
+    v_tags text[];
+    v_first_tag int;
+    v_last_tag int := 0;
 begin
+    p_metadata := coalesce(p_metadata, array_fill('{}'::json, array[v_events]));
+    p_tags := coalesce(p_tags, array_fill(null::text, array[v_events]));
     perform check_events_v1(p_streams, p_expected, p_append_no, p_ids, p_types, p_data, p_metadata, p_tags,
                             p_created_at);
     if array_dims(p_conditions) <> array_dims(p_streams) then
         raise exception 'the conditions of a batch must be one for each append' using errcode = 'ES003';
+    end if;
+    if v_tagged then
+        select f.tag_events, f.tags into v_tag_events, v_all_tags from flat_tags_v1(p_tags) f;
     end if;
     v_any_free := pg_try_advisory_xact_lock_shared(c_stripes, 128);
 
@@ -71,14 +83,19 @@ begin
         end loop;
         v_ends[i] := v_to;
         v_name := p_streams[i];
+        v_first_tag := v_last_tag + 1;
+        while v_tag_events[v_last_tag + 1] <= v_to loop
+            v_last_tag := v_last_tag + 1;
+        end loop;
+        v_tags := case when v_first_tag <= v_last_tag then v_all_tags[v_first_tag:v_last_tag] end;
 
         v_free := v_any_free
             and (v_name is null or pg_try_advisory_xact_lock_shared(c_stripes, stripe_v1(3, v_name)))
-            and case when v_from = v_to and p_tags[v_to] is null
+            and case when v_from = v_to and v_tags is null
                      then pg_try_advisory_xact_lock_shared(c_stripes, stripe_v1(2, p_types[v_to]))
-                     else try_stripes_v1(p_types[v_from:v_to], p_tags[v_from:v_to]) end;
+                     else try_stripes_v1(p_types[v_from:v_to], v_tags) end;
         if v_conditional and v_free is true then
-            v_stripes := stripes_v1(array[v_name], p_types[v_from:v_to], p_tags[v_from:v_to]);
+            v_stripes := stripes_v1(array[v_name], p_types[v_from:v_to], v_tags);
             v_exclusive := '{}';
             if p_conditions[i] is not null then
                 perform check_condition_v1(p_conditions[i]);
@@ -131,10 +148,13 @@ begin
           from unnest(p_append_no, v_versions, p_ids, p_types, p_data, p_metadata, p_tags, p_created_at)
                with ordinality n(append_no, version, id, type, data, metadata, tags, created_at, ord)
          where v_outcomes[n.append_no] = 'appended';
+        if v_tagged then
+            select f.tag_events, f.tags into v_tag_events, v_all_tags from flat_tags_v1(p_tags) f;
+        end if;
     end if;
     if p_ids is not null then
         v_positions := write_events_v1(p_streams, v_buckets, p_append_no, v_versions, p_ids, p_types, p_data,
-                                       p_metadata, p_tags, p_created_at);
+                                       p_metadata, p_tags, p_created_at, v_tag_events, v_all_tags);
     end if;
 
     -- Where an append ends among the events that were written.

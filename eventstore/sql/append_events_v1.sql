@@ -2,8 +2,9 @@
 --
 --   p_streams      the streams written to, each named once; null = events without a stream
 --   p_expected     of each stream: an exact version, 0 = no stream, -1 = any, -2 = exists
---   p_stream_no    of each event: which of p_streams it goes to, from 1
---   p_ids … p_created_at   the events, in the order of their positions; p_tags holds text[] literals, null = none
+--   p_stream_no    of each event: which of p_streams it goes to, from 1; null = all to the first
+--   p_ids … p_created_at   the events, in the order of their positions; p_tags holds text[] literals, null = none.
+--                  p_metadata and p_tags may be null as a whole: none of the events has any
 --   p_skip_known   import: leave out events that are stored already with the same content
 --   p_signal       signal inside this transaction (callers that signal after commit say false)
 --   p_condition    append only if no event after "after" matches any item (see check_condition_v1)
@@ -35,6 +36,7 @@ as $$
 #variable_conflict use_column
 declare
     v_streams constant int := coalesce(cardinality(p_streams), 0);
+    v_events constant int[] := array[coalesce(cardinality(p_ids), 0)];
     v_before bigint[] := array_fill(null::bigint, array[v_streams]);
     v_after bigint[];
     v_buckets smallint[] := array_fill(null::smallint, array[v_streams]);
@@ -49,7 +51,12 @@ declare
     v_bucket smallint;
     v_state text;
     v_no int;
+    v_tag_events int[];
+    v_tags text[];
 begin
+    p_stream_no := coalesce(p_stream_no, array_fill(1, v_events));
+    p_metadata := coalesce(p_metadata, array_fill('{}'::json, v_events));
+    p_tags := coalesce(p_tags, array_fill(null::text, v_events));
     perform check_events_v1(p_streams, p_expected, p_stream_no, p_ids, p_types, p_data, p_metadata, p_tags,
                             p_created_at);
     if cardinality(p_ids) > 1000 and not p_skip_known then
@@ -58,7 +65,8 @@ begin
     if v_timed then
         perform set_config('lock_timeout', coalesce(p_wait, '5s'), true);
     end if;
-    perform lock_stripes_v1(p_streams, p_types, p_tags, p_condition);
+    select f.tag_events, f.tags into v_tag_events, v_tags from flat_tags_v1(p_tags) f;
+    perform lock_stripes_v1(p_streams, p_types, v_tags, p_condition);
 
     foreach v_no in array case when v_streams = 1 then array[1] else array(
         select s.no from unnest(p_streams) with ordinality s(name, no) order by s.name collate "C")::int[] end
@@ -96,6 +104,7 @@ begin
         if cardinality(p_stream_no) = 0 then
             return;
         end if;
+        select f.tag_events, f.tags into v_tag_events, v_tags from flat_tags_v1(p_tags) f;
     end if;
 
     for i in 1 .. v_streams loop
@@ -111,15 +120,20 @@ begin
         end if;
     end if;
 
-    v_after := v_before;
-    v_versions := array_fill(null::bigint, array[cardinality(p_ids)]);
-    for i in 1 .. cardinality(p_ids) loop
-        v_no := p_stream_no[i];
-        v_after[v_no] := v_after[v_no] + 1;
-        v_versions[i] := v_after[v_no];
-    end loop;
+    if v_streams = 1 then
+        v_versions := array(select v_before[1] + n from generate_series(1, cardinality(p_ids)) n);
+        v_after := array[v_before[1] + cardinality(p_ids)];
+    else
+        v_versions := array_fill(null::bigint, array[cardinality(p_ids)]);
+        v_after := v_before;
+        for i in 1 .. cardinality(p_ids) loop
+            v_no := p_stream_no[i];
+            v_after[v_no] := v_after[v_no] + 1;
+            v_versions[i] := v_after[v_no];
+        end loop;
+    end if;
     v_positions := write_events_v1(p_streams, v_buckets, p_stream_no, v_versions, p_ids, p_types, p_data, p_metadata,
-                                   p_tags, p_created_at);
+                                   p_tags, p_created_at, v_tag_events, v_tags);
     if v_streams = 1 then
         update streams s set version = v_after[1], state = 'live' where s.name = p_streams[1];
     else

@@ -66,17 +66,19 @@ begin
 
     perform from unnest(p_stream_no, p_types, p_data, p_metadata, p_tags, p_created_at)
                  e(stream_no, type, data, metadata, tags, created_at)
-            cross join lateral (select e.data::text, e.metadata::text, e.tags::text[] offset 0) t(data, metadata, tags)
+            cross join lateral (select e.data::text, e.metadata::text offset 0) t(data, metadata)
      where (e.stream_no between 1 and v_streams and length(e.type) between 1 and 512
             and e.created_at between '0001-01-01 00:00Z' and '9999-12-31 23:59:59.999999Z'
             and octet_length(t.data) + octet_length(t.metadata) <= 1048576
             and not json_suspect_v1(t.data)
             and (t.metadata = '{}' or json_typeof(e.metadata) = 'object' and not json_suspect_v1(t.metadata))
-            and (t.tags is null or cardinality(t.tags) <= 64 and coalesce(array_ndims(t.tags), 1) = 1)) is not true
+            -- Literals that are short and have one brace pass unparsed.
+            and (e.tags is null or (length(e.tags) <= 128 or cardinality(e.tags::text[]) <= 64)
+                 and (strpos(substr(e.tags, 2), '{') = 0 or coalesce(array_ndims(e.tags::text[]), 1) = 1))) is not true
      limit 1;
     if not found and cardinality(array_remove(p_tags, null)) > 0 then
-        perform from unnest(p_tags) with ordinality e(tags, ord) cross join unnest(e.tags::text[]) t(tag)
-          group by e.ord, t.tag
+        perform from (select unnest(f.tag_events), unnest(f.tags) from flat_tags_v1(p_tags) f) t(event, tag)
+          group by t.event, t.tag
          having count(*) > 1 or t.tag is null or t.tag = '' or length(t.tag) > 256
          limit 1;
     end if;

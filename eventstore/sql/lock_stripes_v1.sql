@@ -1,4 +1,4 @@
--- Takes the stripes of an append in one sorted pass, each in the strongest mode it needs (append_events_v1 says why).
+-- Takes the stripes of an append (p_tags: flat) in one sorted pass, each in the strongest mode it needs (append_events_v1 says why).
 --
 -- 128 stripes and "any" (128) bound the locks of an append whatever its size; two names in one stripe only wait for
 -- each other. A condition's item is held by what every matching event holds too: one of its tags, else its stream, else

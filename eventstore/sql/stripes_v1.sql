@@ -1,4 +1,4 @@
--- The stripes of an append's events: of their streams, types and tags, and "any" (128). May name one twice.
+-- The stripes of an append's events: of their streams, types and tags (flat), and "any" (128). May name one twice.
 create function @schema@.stripes_v1(p_streams text[], p_types text[], p_tags text[]) returns int[]
 language plpgsql immutable
 as $$
@@ -11,8 +11,8 @@ begin
         if p_streams[1] is not null then
             v_stripes := v_stripes || stripe_v1(3, p_streams[1]);
         end if;
-        if p_tags[1] is not null then
-            foreach v_tag in array p_tags[1]::text[] loop
+        if p_tags is not null then
+            foreach v_tag in array p_tags loop
                 v_stripes := v_stripes || stripe_v1(1, v_tag);
             end loop;
         end if;
@@ -22,6 +22,6 @@ begin
         select 128
         union select stripe_v1(3, s.name) from unnest(p_streams) s(name) where s.name is not null
         union select stripe_v1(2, t.type) from unnest(p_types) t(type)
-        union select stripe_v1(1, t.tag) from unnest(p_tags) e(tags) cross join unnest(e.tags::text[]) t(tag));
+        union select stripe_v1(1, t.tag) from unnest(p_tags) t(tag));
 end
 $$;

@@ -1,12 +1,13 @@
 -- The last step of every append: draws the positions and inserts the rows; returns the positions, one an event.
--- Called with the stream rows locked and everything checked.
+-- Called with the stream rows locked and everything checked; p_tag_events and p_flat_tags as flat_tags_v1 returns them.
 --
 -- The horizon lock (see horizon_v1) is taken after last_value is read and before any position is drawn. Positions are
 -- drawn in a statement of their own, in event order; a larger one would draw them in join order and could invert
 -- versions.
 create function @schema@.write_events_v1(
     p_streams text[], p_buckets smallint[], p_stream_no int[], p_versions bigint[],
-    p_ids uuid[], p_types text[], p_data json[], p_metadata json[], p_tags text[], p_created_at timestamptz[])
+    p_ids uuid[], p_types text[], p_data json[], p_metadata json[], p_tags text[], p_created_at timestamptz[],
+    p_tag_events int[], p_flat_tags text[])
 returns bigint[]
 language plpgsql volatile
 as $$
@@ -37,11 +38,9 @@ begin
          order by n.id;  -- so that two appends of the same ids never wait for each other in a circle
     end if;
 
-    if cardinality(array_remove(p_tags, null)) > 0 then
+    if p_flat_tags is not null then
         insert into event_tags (tag, position)
-        select t.tag, n.position
-          from unnest(v_positions, p_tags) n(position, tags) cross join unnest(n.tags::text[]) t(tag)
-         order by t.tag, n.position;
+        select t.tag, v_positions[t.event] from unnest(p_tag_events, p_flat_tags) t(event, tag);
     end if;
     return v_positions;
 end

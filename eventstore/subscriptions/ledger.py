@@ -12,6 +12,7 @@ import asyncpg
 
 from eventstore.database import Connection, Database
 from eventstore.errors import SubscriptionExists, SubscriptionNotFound
+from eventstore.moments import to_datetime
 from eventstore.selectors import Selector, check_selector, dump, load
 from eventstore.subscriptions.model import (
     After,
@@ -159,7 +160,7 @@ def _subscription(rows: list[asyncpg.Record]) -> Subscription:
         after=decode_after(json.loads(first["after"])),
         state=first["state"],
         options=json.loads(first["options"]),
-        created_at=first["created_at"],
+        created_at=to_datetime(first["created_at"]),
         start_position=first["start_position"],
         partitions=[_partition(row) for row in rows],
     )

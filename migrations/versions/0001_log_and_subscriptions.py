@@ -138,6 +138,7 @@ FUNCTIONS = (
     "delete_subscription_v1",
     "expected_matches_v1",
     "first_visible_v1",
+    "flat_tags_v1",
     "get_subscriptions_v1",
     "glob_like_v1",
     "head",
