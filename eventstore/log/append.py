@@ -216,6 +216,10 @@ async def run(
             # Of an append that was sent before these say nothing: the first attempt may still be running, and hold the
             # locks this one waited for. ConfigurationError: the store was closed in between.
             if not request.sent:
+                if places is waiting and isinstance(error, ConfigurationError):
+                    raise DatabaseUnavailable(
+                        "the store was closed before the append was sent; nothing happened"
+                    ) from error
                 raise
             lost(request, patience)
             wait = backoff.next()

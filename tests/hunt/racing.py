@@ -54,10 +54,10 @@ async def locked(dsn: str, *streams: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 async def waiting_for_locks(observer: asyncpg.Connection, count: int = 1) -> None:
-    """Return when *count* appends wait for a lock, and not for ten milliseconds only, as batches do."""
+    """Return when *count* appends wait for a lock without end, which those do that waited for 50 ms before."""
     query = (
         "select count(*) >= $1 from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
-        " and query like '%append_events_v1%'"
+        " and query like '%append_events_v1%' and clock_timestamp() - query_start > '80 ms'"
     )
     async with asyncio.timeout(30):
         while not await observer.fetchval(query, count):
