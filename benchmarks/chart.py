@@ -23,8 +23,8 @@ def _x(ratio: float) -> float:
 
 
 def chart(results: list[Result], caption: str) -> str:
-    """Return the ratios of *results* as an SVG picture; latencies and errors are left to the table."""
-    rows = [(r, o) for r in results for o in r.outcomes if o.comparison.metric == "rate"]
+    """Return the ratios of *results* as an SVG picture; latencies, errors and lone figures are left to the table."""
+    rows = [(r, o) for r in results for o in r.outcomes if o.comparison.metric == "rate" and o.comparison.base]
     height = TOP + ROW * len(rows) + 14
     ticks = [2.0**exponent for exponent in range(int(LOWEST), int(HIGHEST) + 1)]
     lines = [

@@ -7,11 +7,18 @@ import json
 import sys
 from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict
+from time import perf_counter
 from typing import Any
+
+import asyncpg
+import orjson
 
 from benchmarks.measure import Call, drive
 from benchmarks.sides import Floor, appender, new_event
+from benchmarks.stats import percentile
 from eventstore import All, EventStore
+from eventstore.mailbox import Mailbox
+from eventstore.pubsub import Postgres, PubSub
 
 
 class Actions:
@@ -22,6 +29,7 @@ class Actions:
         self.callers: dict[str, list[Call]] = {}
         self.node: AsyncExitStack | None = None
         self.handled = 0
+        self.tasks: list[asyncio.Task[None]] = []
 
     async def hello(self) -> None:
         """Answer, once everything is imported."""
@@ -73,6 +81,46 @@ class Actions:
                 await self.node.aclose()
             self.node = None
         return self.handled
+
+    async def hear(self, name: str, topic: str) -> None:
+        """Be a node of the PubSub *name* that subscribes to *topic*, and listen to what is notified by hand."""
+        pubsub = PubSub(name, Postgres(self.dsn, node_name="helper", schema=self.schema))
+        self.pubsub = await self.open.enter_async_context(pubsub)
+        self.heard_: asyncio.Queue[tuple[Any, float]] = asyncio.Queue()
+        mailbox = Mailbox[Any](1_000_000)
+        pubsub.subscribe(topic, mailbox)
+        self.tasks.append(asyncio.create_task(self._note(mailbox)))
+        connection = await asyncpg.connect(self.dsn)
+        self.open.push_async_callback(connection.close)
+        await connection.add_listener(
+            "by_hand", lambda *arguments: self.heard_.put_nowait((orjson.loads(arguments[-1]), perf_counter()))
+        )
+
+    async def _note(self, mailbox: Mailbox[Any]) -> None:
+        async for message in mailbox:
+            self.heard_.put_nowait((message, perf_counter()))
+
+    async def heard(self, count: int) -> dict[str, Any]:
+        """Return how many of the next *count* messages came within ten seconds, how late, and when the last one did."""
+        latencies, last = [], 0.0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(10):
+                while len(latencies) < count:
+                    message, last = await self.heard_.get()
+                    latencies.append(last - message["sent"])
+        latencies.sort()
+        p50, p99 = (percentile(latencies, share) * 1000 for share in (0.5, 0.99))
+        return {"count": len(latencies), "last": last, "p50": p50, "p99": p99}
+
+    async def broadcast(self, topic: str, seconds: float) -> int:
+        """Broadcast a message a millisecond."""
+        began, sent = perf_counter(), 0
+        while perf_counter() - began < seconds:
+            if (ahead := began + sent * 0.001 - perf_counter()) > 0:
+                await asyncio.sleep(ahead)
+            await self.pubsub.broadcast(topic, {"note": "x" * 180, "number": sent})
+            sent += 1
+        return sent
 
 
 async def serve(dsn: str, schema: str) -> None:

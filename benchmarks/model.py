@@ -55,14 +55,14 @@ class Skip(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One ratio: *ours* over *base*, both names of sides; errors are a count of *ours* alone.
+    """One ratio: *ours* over *base*, both names of sides; without a base, and for errors, the figure of *ours* alone.
 
     Attributes:
         at_least, at_most: the target, if there is one.
     """
 
     ours: str
-    base: str
+    base: str | None = None
     metric: Metric = "rate"
     at_least: float | None = None
     at_most: float | None = None
@@ -71,8 +71,13 @@ class Comparison:
     def target(self) -> str:
         """The target as it is printed."""
         if self.at_least is not None:
-            return f"≥ {self.at_least:g}"
-        return "" if self.at_most is None else f"≤ {self.at_most:g}"
+            return f"≥ {self.at_least:,g}"
+        return "" if self.at_most is None else f"≤ {self.at_most:,g}"
+
+    @property
+    def absolute(self) -> bool:
+        """It is a figure rather than a ratio."""
+        return self.base is None or self.metric == "errors"
 
     def met(self, value: float) -> bool | None:
         """Whether *value* meets the target; None without one."""
@@ -88,17 +93,18 @@ class Outcome:
     comparison: Comparison
     value: stats.Spread
     ours: stats.Spread
-    base: stats.Spread
+    base: stats.Spread | None
     met: bool | None
 
 
 def compared(comparison: Comparison, samples: Mapping[str, list[Sample]]) -> Outcome:
     """Return what *samples*, the rounds of each side, say about *comparison*."""
     ours = [float(getattr(sample, comparison.metric)) for sample in samples[comparison.ours]]
-    base = [float(getattr(sample, comparison.metric)) for sample in samples[comparison.base]]
-    value = stats.spread(ours if comparison.metric == "errors" else stats.ratios(ours, base))
+    base = [float(getattr(sample, comparison.metric)) for sample in samples[comparison.base]] if comparison.base else []
+    value = stats.spread(ours if comparison.absolute else stats.ratios(ours, base))
     decisive = value.most if comparison.metric == "errors" else value.median
-    return Outcome(comparison, value, stats.spread(ours), stats.spread(base), comparison.met(decisive))
+    spread = stats.spread(base) if base else None
+    return Outcome(comparison, value, stats.spread(ours), spread, comparison.met(decisive))
 
 
 @dataclass(frozen=True, slots=True)

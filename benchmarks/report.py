@@ -25,7 +25,8 @@ def report(results: list[Result], facts: dict[str, Any]) -> str:
     parts = [
         _table([heads, *rows]),
         "ratio: median over the rounds of ours / base; interval: order statistics of the rounds' ratios that hold the\n"
-        "true median with the coverage given in the JSON; ours, base: medians over the rounds.",
+        "true median with the coverage given in the JSON; ours, base: medians over the rounds. Without a base the\n"
+        "interval and the target are about ours.",
         *(["\n".join(["notes", *notes])] if notes else []),
         *_missing(results),
         _facts(facts),
@@ -39,19 +40,23 @@ def _rows(result: Result) -> Iterable[tuple[str, ...]]:
         comparison = outcome.comparison
         unit = _UNITS[comparison.metric]
         yield (
-            _ratio(outcome),
-            f"{outcome.value.low:.2f}–{outcome.value.high:.2f}",
+            _value(outcome),
+            f"{_figure(outcome.value.low)}–{_figure(outcome.value.high)}"
+            if comparison.base is None
+            else f"{outcome.value.low:.2f}–{outcome.value.high:.2f}",
             comparison.target,
             _MET[outcome.met],
             result.work.name,
-            f"{comparison.ours} / {comparison.base}, {_LABELS[comparison.metric]}",
+            " / ".join(filter(None, (comparison.ours, comparison.base))) + f", {_LABELS[comparison.metric]}",
             f"{_figure(outcome.ours.median)}{unit}",
-            f"{_figure(outcome.base.median)}{unit}",
+            f"{_figure(outcome.base.median)}{unit}" if outcome.base else "",
         )
 
 
-def _ratio(outcome: Outcome) -> str:
-    return f"{outcome.value.most:.0f}" if outcome.comparison.metric == "errors" else f"{outcome.value.median:.2f}"
+def _value(outcome: Outcome) -> str:
+    if outcome.comparison.metric == "errors":
+        return f"{outcome.value.most:.0f}"
+    return "" if outcome.comparison.base is None else f"{outcome.value.median:.2f}"
 
 
 def _figure(value: float) -> str:

@@ -23,7 +23,17 @@
     ├── AlreadyStarted                          run() or start() was called twice
     ├── LeaseLost                               this node no longer owns the partition
     ├── CheckpointAheadOfLog                    a checkpoint lies beyond the log: was an older backup restored?
-    └── Overflow                                a bounded mailbox is full
+    ├── Overflow                                a bounded mailbox is full
+    ├── MailboxClosed                           a mailbox is closed and drained
+    ├── InvalidMessage (also ValueError)        a message that would not arrive as it was sent
+    ├── BroadcastError                          the adapter could not send; nobody of this node got the message
+    ├── PubSubClosed                            the PubSub is not open
+    ├── AlreadyTracked                          that owner is present there; update it
+    ├── NoPresence (also LookupError)           that owner is not present there
+    ├── ShardCrashed                            a tracker's handler failed; its shard began anew without presences
+    ├── NoShape (also LookupError)              nothing can be started under that handle
+    ├── ShapeRemoved                            its consumer suspended twice over one event; what it served is removed
+    └── NoProc                                  its consumer is dead
 
 Errors carry their facts as attributes; the message says what to do.
 """
@@ -36,7 +46,9 @@ from uuid import UUID
 
 __all__ = [
     "AlreadyStarted",
+    "AlreadyTracked",
     "AppendConditionFailed",
+    "BroadcastError",
     "CheckpointAheadOfLog",
     "ConfigurationError",
     "DataDirectoryMismatch",
@@ -45,12 +57,20 @@ __all__ = [
     "EventStoreError",
     "ImportFailed",
     "InvalidEvent",
+    "InvalidMessage",
     "InvalidSelector",
     "LeaseLost",
+    "MailboxClosed",
     "MigrationRequired",
+    "NoPresence",
+    "NoProc",
+    "NoShape",
     "OutcomeUnknown",
     "Overflow",
     "PayloadTooLarge",
+    "PubSubClosed",
+    "ShapeRemoved",
+    "ShardCrashed",
     "StreamDeleted",
     "SubscriptionExists",
     "SubscriptionNotFound",
@@ -217,3 +237,63 @@ class CheckpointAheadOfLog(EventStoreError):
 
 class Overflow(EventStoreError):
     """A bounded mailbox is full."""
+
+
+class MailboxClosed(EventStoreError):
+    """The mailbox is closed, and everything that was queued has been taken."""
+
+
+class InvalidMessage(EventStoreError, ValueError):
+    """The message would not arrive as it was sent; nothing was sent."""
+
+
+class BroadcastError(EventStoreError):
+    """The adapter could not send the message; subscribers of this node did not get it either."""
+
+
+class PubSubClosed(EventStoreError):
+    """The PubSub is not open; use it inside ``async with PubSub(...)``."""
+
+
+class NoShape(EventStoreError, LookupError):
+    """Nothing can be started under that handle; raised by ``start_consumer``."""
+
+    def __init__(self, handle: object) -> None:
+        self.handle = handle
+        super().__init__(f"there is nothing to start under the handle {handle!r}")
+
+
+class ShapeRemoved(EventStoreError):
+    """The consumer suspended, and again after it was restarted; what it served is removed."""
+
+    def __init__(self, handle: object) -> None:
+        self.handle = handle
+        super().__init__(f"the consumer of {handle!r} suspended twice over one event, so what it served is removed")
+
+
+class NoProc(EventStoreError):
+    """The consumer of that handle is dead, or its registry is closed; nothing was delivered."""
+
+    def __init__(self, handle: object) -> None:
+        self.handle = handle
+        super().__init__(f"the consumer of {handle!r} is dead; remove_consumer() lets the next publish start another")
+
+
+class AlreadyTracked(EventStoreError):
+    """The owner is present in the topic as that key; `update` changes its meta."""
+
+    def __init__(self, owner: object, topic: str, key: object) -> None:
+        self.owner, self.topic, self.key = owner, topic, key
+        super().__init__(f"{owner!r} is in {topic!r} as {key!r} already; use update()")
+
+
+class NoPresence(EventStoreError, LookupError):
+    """The owner is not present in the topic as that key."""
+
+    def __init__(self, owner: object, topic: str, key: object) -> None:
+        self.owner, self.topic, self.key = owner, topic, key
+        super().__init__(f"{owner!r} is not in {topic!r} as {key!r}; use track()")
+
+
+class ShardCrashed(EventStoreError):
+    """The handler of a tracker failed; the shard began anew, and its presences of this node are gone."""

@@ -9,11 +9,11 @@ import signal
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from eventstore.errors import EventStoreError
 
-__all__ = ["Backoff", "Moments", "Tasks", "on_sigterm", "set_within", "to_its_end"]
+__all__ = ["Backoff", "Clock", "LoopClock", "Moments", "Tasks", "on_sigterm", "set_within", "to_its_end"]
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,35 @@ async def to_its_end(work: Coroutine[Any, Any, object]) -> None:
     if cancelled:
         raise asyncio.CancelledError
     task.result()
+
+
+class Clock(Protocol):
+    """Time that only goes forward, and waiting by it."""
+
+    def time(self) -> float:
+        """Return seconds since some moment."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after *seconds*."""
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
+        """Return when *event* is set, or after *seconds*; tells whether it was set."""
+
+
+class LoopClock:
+    """The event loop's time."""
+
+    def time(self) -> float:
+        """Return the time of the running event loop."""
+        return asyncio.get_running_loop().time()
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after *seconds*."""
+        await asyncio.sleep(seconds)
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
+        """Return when *event* is set, or after *seconds*; tells whether it was set."""
+        return await set_within(event, seconds)
 
 
 _at_sigterm: list[Callable[[], None]] = []

@@ -19,8 +19,9 @@ from uuid import UUID
 
 from eventstore.database import connect, mapped_errors
 from eventstore.errors import DatabaseUnavailable
+from eventstore.listening import Listener, State, end
 from eventstore.schema import signal_channel
-from eventstore.service import Moments, Tasks, set_within
+from eventstore.service import Moments, Tasks
 from eventstore.settings import Settings
 
 __all__ = ["Signals"]
@@ -34,16 +35,16 @@ within one."""
 
 BUSY = 10
 
-HEARD_WITHIN = 5.0
-"""Seconds in which a node must hear its own signal before it takes its listening connection for dead."""
+SENT_WITHIN = 5.0
+"""Seconds that one NOTIFY may take before its connection is taken for dead."""
 
 
 class Signals:
-    """The node's one LISTEN connection and its one notifier.
+    """The node's listener, on the channel of one schema, and its one notifier, which connects at the first signal.
 
     Attributes:
-        listening: the LISTEN connection is up; otherwise the node lives on polling.
-        moments: ``listening``, ``lost``, ``heard`` (own signal), ``notified``.
+        listener: the LISTEN connection, for others to share; None where `Settings.listen` is False.
+        moments: ``listening``, ``lost``, ``heard`` (the listener itself), ``notified``.
     """
 
     def __init__(self, node: UUID, settings: Settings, rng: Callable[[], float] = random.random) -> None:
@@ -54,19 +55,40 @@ class Signals:
         self._tasks = Tasks()
         self._pending = asyncio.Event()
         self._notifier: Any = None
-        self.listening = False
-        self.moments = Moments()
+        self.listener = self._new_listener() if settings.listen else None
+        self.moments = self.listener.moments if self.listener else Moments()
+
+    def _new_listener(self) -> Listener:
+        listener = Listener(
+            lambda: self._connect(self._settings.listen_dsn or self._dsn, "listener"),
+            # Two DSNs may lead to two databases.
+            notifier=(lambda: self._connect(self._dsn, "notifier")) if self._settings.listen_dsn else None,
+            heartbeat_interval=self._settings.heartbeat_interval,
+            connect_timeout=self._settings.connect_timeout,
+            rng=self._rng,
+        )
+        listener.on_state(self._listener_is)
+        return listener
+
+    @property
+    def listening(self) -> bool:
+        """The LISTEN connection is up; otherwise the node lives on polling."""
+        return self.listener is not None and self.listener.listening
 
     async def start(self, dsn: str, schema: str) -> None:
         """Begin to listen (in the background: a node works without) and to notify."""
         self._dsn, self._channel = dsn, signal_channel(schema)
         self._pending = asyncio.Event()  # of this event loop: a store may be opened in one after another
-        if self._settings.listen:
-            self._tasks.supervise("listener", self._listen)
+        if self.listener is not None:
+            await self.listener.listen(self._channel, self._hear)
+            await self.listener.start()
         self._tasks.supervise("notifier", self._notify)
 
     async def stop(self) -> None:
         """Close both connections; a signal not yet sent is sent first, if that takes no longer than a second."""
+        if self.listener is not None:
+            await self.listener.stop()
+            await self.listener.unlisten(self._channel, self._hear)
         await self._tasks.stop()
         if self._pending.is_set():
             try:
@@ -76,7 +98,7 @@ class Signals:
                 log.debug("the last signal was not sent")
         notifier, self._notifier = self._notifier, None
         if notifier is not None:
-            await _closed(notifier)
+            await end(notifier)
 
     def on_wake(self, waker: Callable[[], None]) -> Callable[[], None]:
         """Call *waker* at every signal from anywhere; returns a function that ends it."""
@@ -112,7 +134,7 @@ class Signals:
         self._pending.clear()
         try:
             with mapped_errors():
-                async with asyncio.timeout(HEARD_WITHIN):
+                async with asyncio.timeout(SENT_WITHIN):
                     await self._notifier.execute("select pg_notify($1, $2)", self._channel, self._node)
         except BaseException as error:
             self._pending.set()
@@ -120,56 +142,14 @@ class Signals:
                 self._notifier.terminate()
             raise
 
-    async def _listen(self, healthy: Callable[[], None]) -> None:
-        connection = await self._connect(self._settings.listen_dsn or self._dsn, "listener")
-        ended, heard = asyncio.Event(), asyncio.Event()
-
-        def hear(_connection: Any, _pid: int, _channel: str, payload: object) -> None:
-            if payload == self._node:
-                heard.set()
-                self.moments.reach("heard")
-            else:
-                self._wake()
-
-        try:
-            connection.add_termination_listener(lambda _: ended.set())
-            with mapped_errors():
-                async with asyncio.timeout(self._settings.connect_timeout):
-                    await connection.add_listener(self._channel, hear)
-            self.listening = True
-            healthy()
-            # Whatever was signalled while nobody listened is found by reading.
+    def _hear(self, payload: str) -> None:
+        if payload != self._node:  # who was woken when it appended
             self._wake()
-            self.moments.reach("listening")
-            await self._watch(ended, heard)
-        finally:
-            self.listening = False
-            self.moments.reach("lost")
-            await _closed(connection)
 
-    async def _watch(self, ended: asyncio.Event, heard: asyncio.Event) -> None:
-        """Return never; raise when the connection ended, or no longer brings this node's own signal."""
-        while True:
-            if await set_within(ended, self.jittered(self._settings.heartbeat_interval)):
-                raise DatabaseUnavailable("the listening connection was lost")
-            heard.clear()
-            self._pending.set()
-            if not await set_within(heard, HEARD_WITHIN + 1):
-                if self._notifier is not None:
-                    self._notifier.terminate()  # either end may be the deaf one
-                raise DatabaseUnavailable(
-                    "this node does not hear its own signal; it lives on polling. Behind a pooler in transaction "
-                    "mode set listen_dsn to a direct DSN, or listen=False"
-                )
+    def _listener_is(self, state: State) -> None:
+        if state != "lost":  # whatever was signalled while nobody listened is found by reading
+            self._wake()
 
     async def _connect(self, dsn: str, role: str) -> Any:
         timeout, cache = self._settings.connect_timeout, self._settings.statement_cache_size
         return await connect(dsn, timeout=timeout, cache=cache, name=f"eventstore {role}")
-
-
-async def _closed(connection: Any) -> None:
-    try:
-        async with asyncio.timeout(1):
-            await connection.close()
-    except Exception:  # noqa: BLE001 - a connection that cannot say goodbye is cut
-        connection.terminate()

@@ -36,6 +36,9 @@ from eventstore.log.append import StreamAppend
 from eventstore.log.coalescing import Coalescer
 from eventstore.log.deciding import ATTEMPTS, Decision, decide
 from eventstore.log.streams import Scavenged, StreamInfo, StreamMetadata
+from eventstore.pubsub.hub import PubSub
+from eventstore.pubsub.local import Alone
+from eventstore.relay import Relay
 from eventstore.selectors import All, Selector, check_selector
 from eventstore.service import Backoff, Tasks, set_within, to_its_end
 from eventstore.settings import Settings
@@ -51,6 +54,9 @@ __all__ = ["EventStore"]
 
 EMBEDDED_CHECKED_EVERY = 5.0
 """Seconds between looks at the embedded server, if no connection was lost."""
+
+PUBSUB = "eventstore"
+"""The name of every store's PubSub: the stores of one schema reach each other."""
 
 CONTROL_CONNECTIONS = 3
 """Connections kept for the lease, checkpoints and the feed, beside those of `Settings.connections`."""
@@ -102,6 +108,13 @@ class EventStore:
         self._pools = Pools(
             self._database, self._control, self._feed, self.node_name, self.settings, self._signals.jittered
         )
+        self.pubsub = PubSub(PUBSUB, Alone(self.node_name))
+        self._relay = Relay(
+            self.pubsub,
+            lambda after: Follower(self._feed, self._database, self.settings, All(), after),
+            self._last_position,
+        )
+        self.pubsub.on_interest(self._relay.interest)
         self.place(dsn, data_dir=data_dir)
 
     # -- where
@@ -152,6 +165,22 @@ class EventStore:
         for part in (self._database, self._coalescer, self._control, self._signals, self._feed, self._pools):
             await part.start(dsn, self.schema)
             started.push_async_callback(part.stop)
+        await self._start_pubsub(started, dsn)
+
+    async def _start_pubsub(self, started: AsyncExitStack, dsn: str) -> None:
+        if self._signals.listener is not None:
+            from eventstore.pubsub.postgres import Postgres
+
+            self.pubsub.adapter = Postgres(
+                dsn,
+                node_name=self.node_name,
+                schema=self.schema,
+                listener=self._signals.listener,
+                connect_timeout=self.settings.connect_timeout,
+                statement_cache_size=self.settings.statement_cache_size,
+            )
+        await started.enter_async_context(self.pubsub)
+        started.push_async_callback(self._relay.stop)
 
     async def _start_embedded(self, started: AsyncExitStack) -> str:
         from eventstore.embedded import EmbeddedPostgres

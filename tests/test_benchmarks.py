@@ -65,6 +65,11 @@ def test_a_single_error_of_one_round_misses_the_target_of_none() -> None:
     assert outcome.met is False
 
 
+def test_without_a_base_the_figure_itself_meets_the_target() -> None:
+    outcome = compared(Comparison("ours", at_least=1000), {"ours": samples(10, 40, 90)})
+    assert (outcome.value.median, outcome.base, outcome.met) == (outcome.ours.median, None, False)
+
+
 def test_what_is_stored_is_256_bytes_of_json() -> None:
     assert len(TEXT) == 256
     assert new_event().encoded_data == TEXT

@@ -11,8 +11,9 @@ PACKAGE = Path(__file__).parent.parent / "eventstore"
 
 LAYERS = (
     {"errors", "codec", "moments", "event_types", "events", "patterns", "selectors", "conditions", "settings"},
-    {"mailbox", "service", "schema", "database", "embedded", "embedded_supervisor", "signals"},
-    {"log", "feed", "subscriptions", "importing"},
+    {"mailbox", "service", "schema", "database", "embedded", "embedded_supervisor", "listening", "signals"},
+    {"pubsub", "tracker", "registry"},
+    {"log", "feed", "relay", "subscriptions", "importing"},
     {"store"},
     {"cli", "demo"},
 )

@@ -7,7 +7,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from eventstore import All, EventStore, EventType, NewEvent, Settings
+from eventstore import All, DatabaseUnavailable, EventStore, EventType, NewEvent, Settings
 from eventstore.log.read import Page, read_page
 from eventstore.schema import signal_channel
 from eventstore.service import Moments
@@ -112,16 +112,36 @@ async def test_a_node_checks_that_it_hears_itself(db: str) -> None:
 
 
 async def test_a_listener_that_hears_nothing_is_replaced(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eventstore.signals.HEARD_WITHIN", 0.05)
+    monkeypatch.setattr("eventstore.listening.HEARD_WITHIN", 0.5)
     signals = Signals(uuid4(), Settings(heartbeat_interval=0.05))
+    assert signals.listener is not None
     listening = signals.moments.next("listening")
     await signals.start(db, "eventstore")
     await asyncio.wait_for(listening, 10)
-    lost, signals._channel = signals.moments.next("lost"), "somewhere_else"
+    lost, signals.listener._own = signals.moments.next("lost"), "somewhere_else"
     await asyncio.wait_for(lost, 10)
     again = signals.moments.next("heard")
     await asyncio.wait_for(again, 10)
     await signals.stop()
+
+
+async def test_a_listener_on_another_database_than_the_log_is_noticed(
+    db: str, pg: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventstore.listening.HEARD_WITHIN", 0.5)
+    elsewhere = f"postgresql://{pg.user}@/postgres?host={pg.host}&port={pg.port}"
+    signals = Signals(uuid4(), Settings(listen_dsn=elsewhere))
+    await signals.start(db, "eventstore")
+    assert signals.listener is not None
+    with pytest.raises(DatabaseUnavailable, match="does not hear its own signal"):
+        await signals.listener.ready(3)
+    await signals.stop()
+
+
+async def test_a_node_that_does_not_listen_has_no_listener(db: str) -> None:
+    signals = Signals(uuid4(), Settings(listen=False))
+    assert signals.listener is None
+    assert not signals.listening
 
 
 async def test_killing_the_listening_connection_again_and_again_loses_nothing(

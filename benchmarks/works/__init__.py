@@ -8,6 +8,7 @@ from benchmarks.works import (
     listeners,
     peer_eventsourcing,
     peer_message_db,
+    pubsub,
     reads,
 )
 
@@ -19,5 +20,6 @@ __all__ = [
     "listeners",
     "peer_eventsourcing",
     "peer_message_db",
+    "pubsub",
     "reads",
 ]

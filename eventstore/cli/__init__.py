@@ -31,6 +31,7 @@ COMMANDS = {
     "export": ("eventstore.cli.exporting", "Write events to a file as NDJSON."),
     "import": ("eventstore.cli.importing", "Import the rows of a CSV or NDJSON file as events."),
     "migrate": ("eventstore.cli.migrate", "Create the schema, or bring it up to date."),
+    "pubsub": ("eventstore.cli.pubsub", "Publish to topics, watch them, see what the nodes count."),
     "read": ("eventstore.cli.read", "Read one stream, or the whole log by selector."),
     "scavenge": ("eventstore.cli.scavenge", "Remove for good what the limits of streams hide."),
     "stream": ("eventstore.cli.stream", "Show a stream, set its limits, delete or tombstone it."),

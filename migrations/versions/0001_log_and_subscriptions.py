@@ -115,6 +115,20 @@ TABLES = (
     ) with (fillfactor = 70)
     """,
     "create index checkpoints_owner_idx on checkpoints (owner)",
+    # PubSub works without a store and makes sure of its tables itself: it may have been here first.
+    """
+    create table if not exists pubsub_keys (
+        name text primary key,
+        key  bytea not null
+    )
+    """,
+    """
+    create unlogged table if not exists pubsub_spill (
+        id         uuid primary key,
+        body       bytea not null,
+        created_at timestamptz not null default clock_timestamp()
+    )
+    """,
 )
 
 FUNCTIONS = (
@@ -236,6 +250,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     schema = quoted(context.config.attributes["schema"])
+    op.execute(text("drop table pubsub_spill, pubsub_keys"))
     op.execute(text("drop table checkpoints, subscriptions, nodes, event_tags, events, streams"))
     op.execute(text("drop sequence event_positions"))
     # Every routine here belongs to the schema's revisions; dropped by signature, whatever the arguments.

@@ -1,0 +1,75 @@
+"""PubSub: topics across nodes, on nothing but Postgres.
+
+Usable on its own::
+
+    async with PubSub("chat", Postgres("postgresql://…", node_name="web-1")) as pubsub:
+        async with pubsub.subscription("room:1") as messages:
+            await pubsub.broadcast("room:1", {"text": "hello"})
+            async for message in messages:
+                ...
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eventstore.errors import BroadcastError, InvalidMessage, Overflow, PubSubClosed
+    from eventstore.mailbox import Mailbox
+    from eventstore.pubsub.adapter import Adapter, Envelope, Receiver
+    from eventstore.pubsub.codec import Codec, MessageCodec
+    from eventstore.pubsub.dispatching import Dispatcher, Fastlane, fastlane
+    from eventstore.pubsub.hub import CONNECTION, PubSub, Stats, Subscription
+    from eventstore.pubsub.local import Local, LocalHub
+    from eventstore.pubsub.postgres import Postgres
+    from eventstore.pubsub.redis import Redis
+
+_HOMES = {
+    "eventstore.errors": ("BroadcastError", "InvalidMessage", "Overflow", "PubSubClosed"),
+    "eventstore.mailbox": ("Mailbox",),
+    "eventstore.pubsub.adapter": ("Adapter", "Envelope", "Receiver"),
+    "eventstore.pubsub.codec": ("Codec", "MessageCodec"),
+    "eventstore.pubsub.dispatching": ("Dispatcher", "Fastlane", "fastlane"),
+    "eventstore.pubsub.hub": ("CONNECTION", "PubSub", "Stats", "Subscription"),
+    "eventstore.pubsub.local": ("Local", "LocalHub"),
+    "eventstore.pubsub.postgres": ("Postgres",),
+    "eventstore.pubsub.redis": ("Redis",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "CONNECTION",
+    "Adapter",
+    "BroadcastError",
+    "Codec",
+    "Dispatcher",
+    "Envelope",
+    "Fastlane",
+    "InvalidMessage",
+    "Local",
+    "LocalHub",
+    "Mailbox",
+    "MessageCodec",
+    "Overflow",
+    "Postgres",
+    "PubSub",
+    "PubSubClosed",
+    "Receiver",
+    "Redis",
+    "Stats",
+    "Subscription",
+    "fastlane",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        value = getattr(import_module(_HOME_OF[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

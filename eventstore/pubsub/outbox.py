@@ -1,0 +1,132 @@
+"""Envelopes that wait to be sent: while some are on their way, further ones gather and leave together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from eventstore.errors import DatabaseUnavailable
+from eventstore.pubsub.adapter import Envelope
+
+__all__ = ["Outbox"]
+
+CLOSED = "the PubSub was closed before the message was known to be sent"
+
+
+class Outbox:
+    """A bounded queue in front of one sender at a time.
+
+    Args:
+        flush: sends envelopes in their order; returns once they are sent, raises if they were not.
+        most: envelopes that may wait. Whoever comes later waits for room, as beyond `most_bytes`.
+        most_bytes: bytes of their messages and topics; a single envelope may be larger.
+    """
+
+    def __init__(
+        self,
+        flush: Callable[[list[Envelope]], Awaitable[None]],
+        *,
+        most: int = 10_000,
+        most_bytes: int = 32 * 1024 * 1024,
+    ) -> None:
+        self._flush, self._most, self._most_bytes = flush, most, most_bytes
+        self._waiting: dict[asyncio.Future[None], tuple[Envelope, int]] = {}
+        self._bytes = 0
+        self._flushing = self._closed = False
+        self._filled, self._room, self._idle = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._idle.set()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    async def send(self, envelope: Envelope) -> None:
+        """Send *envelope* after those that came before; one whose sender is cancelled in time is left out.
+
+        Raises:
+            DatabaseUnavailable: it was not sent, or nobody knows.
+        """
+        size = _size(envelope)
+        while not self._closed and not self._fits(size):
+            self._room.clear()
+            await self._room.wait()
+        if self._closed:
+            raise DatabaseUnavailable(CLOSED)
+        sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[sent] = envelope, size
+        self._bytes += size
+        self._filled.set()
+        self._idle.clear()
+        try:
+            await sent
+        except asyncio.CancelledError:
+            self._forget(sent)
+            raise
+
+    async def run(self, healthy: Callable[[], None]) -> None:
+        """Send what waits, for ever. A flush that fails is the failure of those who wait for it."""
+        while True:
+            await self._filled.wait()
+            await self._flush_waiting()
+            healthy()
+
+    async def drained(self) -> None:
+        """Wait until nothing waits and nothing is on its way."""
+        await self._idle.wait()
+
+    def close(self) -> None:
+        """Take nothing more, and fail what still waits."""
+        self._closed = True
+        _fail(self._take(), None)
+
+    def _fits(self, size: int) -> bool:
+        return not self._waiting or (len(self._waiting) < self._most and self._bytes + size <= self._most_bytes)
+
+    def _forget(self, sent: asyncio.Future[None]) -> None:
+        if (found := self._waiting.pop(sent, None)) is not None:
+            self._bytes -= found[1]
+            self._room.set()
+            self._rest()
+
+    def _take(self) -> dict[asyncio.Future[None], tuple[Envelope, int]]:
+        taken, self._waiting, self._bytes = self._waiting, {}, 0
+        self._room.set()
+        self._rest()
+        return taken
+
+    def _rest(self) -> None:
+        if not self._waiting:
+            self._filled.clear()
+            if not self._flushing:
+                self._idle.set()
+
+    async def _flush_waiting(self) -> None:
+        self._flushing = True
+        batch = self._take()
+        try:
+            await self._flush([envelope for envelope, _ in batch.values()])
+        except BaseException as error:
+            _fail(batch, error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for sent in batch:
+                if not sent.done():
+                    sent.set_result(None)
+        finally:
+            self._flushing = False
+            self._rest()
+
+
+def _fail(batch: dict[asyncio.Future[None], tuple[Envelope, int]], error: BaseException | None) -> None:
+    """Raise in each who waits an error of its own: tracebacks grow with every raise."""
+    closed = error is None or not isinstance(error, Exception)
+    for sent in batch:
+        if not sent.done():
+            failure = DatabaseUnavailable(CLOSED if closed else f"the message was not sent: {error}")
+            failure.__cause__ = None if closed else error
+            sent.set_exception(failure)
+
+
+def _size(envelope: Envelope) -> int:
+    message = envelope.message
+    return (len(message) if message.isascii() else len(message.encode())) + len(envelope.topic)

@@ -1,0 +1,285 @@
+"""PubSub over LISTEN and NOTIFY: nothing to operate but the Postgres that is there anyway."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack, suppress
+from hashlib import blake2b
+from operator import attrgetter
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from eventstore.database import Borrowable, borrowed
+from eventstore.errors import AlreadyStarted, ConfigurationError, DatabaseUnavailable, EventStoreError
+from eventstore.listening import HEARD_WITHIN, Listener, State
+from eventstore.pubsub.adapter import Envelope, Receiver
+from eventstore.pubsub.arrivals import Arrivals
+from eventstore.pubsub.frames import Frame, Frames
+from eventstore.pubsub.outbox import Outbox
+from eventstore.pubsub.postgres_connections import Line, source_of
+from eventstore.pubsub.postgres_tables import Tables
+from eventstore.schema import DEFAULT_SCHEMA, check_schema_name
+from eventstore.service import Moments, Tasks, to_its_end
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+__all__ = ["Postgres"]
+
+log = logging.getLogger(__name__)
+
+PURGE_EVERY = 30.0
+"""Seconds between two deletions of expired bodies by a node that stores some."""
+
+SHARED_WITHIN = 1.0
+"""Seconds to wait for a shared listener that does not listen yet."""
+
+CLOSE_WITHIN = 1.0
+"""Seconds that what is being sent may take when the adapter closes."""
+
+
+class Postgres:
+    """The nodes that use one database and schema, through notifications that are signed.
+
+    A node has one connection that listens, and one more from its first broadcast on. Behind a pooler in transaction
+    mode nothing can be heard; a *listener* with a direct connection helps.
+
+    Args:
+        engine_or_dsn: a SQLAlchemy AsyncEngine over asyncpg, or ``postgresql://…``.
+        node_name: unique among the nodes of one PubSub.
+        schema: where its two tables are; they are created where they are missing.
+        listener: a started one of the same database to share, as an open store has; it is neither stopped nor waited
+            for longer than a second.
+        heartbeat_interval: seconds between two checks that the node hears itself.
+        connect_timeout: seconds that connecting may take.
+        statement_cache_size: prepared statements per connection from a DSN; 0 behind a pooler.
+        clock: seconds, for how often expired bodies are deleted.
+
+    Attributes:
+        counters: ``sent`` (envelopes handed to the database, also in a transaction that was rolled back later) and
+            ``received``, ``frames_sent``, ``frames_received``, ``rejected`` (forged or changed), ``spilled`` (stored,
+            because too large), ``lost`` (known to be), ``reconnects``.
+        moments: ``purged``.
+
+    Raises:
+        ConfigurationError: an argument is none of these.
+    """
+
+    def __init__(
+        self,
+        engine_or_dsn: AsyncEngine | str,
+        *,
+        node_name: str,
+        schema: str = DEFAULT_SCHEMA,
+        listener: Listener | None = None,
+        heartbeat_interval: float = 10.0,
+        connect_timeout: float = 10.0,
+        statement_cache_size: int = 100,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not isinstance(node_name, str) or not node_name:
+            raise ConfigurationError(f"node_name must be a text that no other node has, not {node_name!r}")
+        self.schema, self._node_name = check_schema_name(schema), node_name
+        self._source = source_of(engine_or_dsn, timeout=connect_timeout, cache=statement_cache_size)
+        self._tables = Tables(schema)
+        self._shared, self._heartbeat_interval, self._connect_timeout = listener, heartbeat_interval, connect_timeout
+        self._clock = clock
+        self._running: _Running | None = None
+        self.moments = Moments()
+        self.counters = dict.fromkeys(
+            ("sent", "received", "frames_sent", "frames_received", "rejected", "spilled", "lost", "reconnects"), 0
+        )
+
+    @property
+    def node_name(self) -> str:
+        """The name of this node."""
+        return self._node_name
+
+    async def start(self, deliver: Receiver) -> None:
+        """Make sure of the tables and begin to listen.
+
+        Raises:
+            AlreadyStarted: it runs already.
+            ConfigurationError: the DSN is malformed, or a right is missing.
+            DatabaseUnavailable: the database cannot be reached, or not be listened to (unless the listener is shared).
+        """
+        if self._running is not None:
+            raise AlreadyStarted("this adapter runs already; each PubSub needs one of its own")
+        line = Line(self._source, "notifier")
+        try:
+            key = await line.run(lambda connection: self._tables.prepare(connection, deliver.name))
+        finally:
+            await line.close()
+        async with AsyncExitStack() as started:
+            running = _Running(self, deliver, Frames(key), line)
+            started.push_async_callback(running.close)
+            await running.open(self._shared or self._new_listener(), self._connect_timeout + HEARD_WITHIN)
+            self._running = running
+            started.pop_all()
+
+    async def broadcast(self, envelope: Envelope) -> None:
+        """Send *envelope*; returns once the database has committed it.
+
+        Raises:
+            InvalidMessage: it is too large.
+            DatabaseUnavailable: it was not sent, or nobody knows; it is not tried again.
+        """
+        running = self._open()
+        running.frames.check(envelope)
+        await running.outbox.send(envelope)
+        self.counters["sent"] += 1
+
+    async def direct_broadcast(self, node: str, envelope: Envelope) -> None:
+        """Send *envelope*, which names its receiver; see `broadcast`."""
+        await self.broadcast(envelope)
+
+    async def broadcast_in(self, connection: Borrowable, envelope: Envelope) -> None:
+        """Send *envelope* if and when the transaction open on *connection* commits.
+
+        Raises:
+            ConfigurationError: there is no open transaction.
+            InvalidMessage, DatabaseUnavailable: as `broadcast`.
+        """
+        running = self._open()
+        frames = running.packed([envelope])
+        async with borrowed(connection) as lent:
+            await self._tables.notify(lent, frames, hasty=False)
+        running.count(frames)
+        self.counters["sent"] += 1
+
+    async def close(self) -> None:
+        """Send what waits, for a second at most, and close all connections; what is left fails."""
+        running, self._running = self._running, None
+        if running is not None:
+            await to_its_end(running.close())
+
+    def _open(self) -> _Running:
+        if self._running is None:
+            raise DatabaseUnavailable("the adapter was not started, or is closed")
+        return self._running
+
+    def _new_listener(self) -> Listener:
+        return Listener(
+            lambda: self._source.open("listener"),
+            close=self._source.close,
+            heartbeat_interval=self._heartbeat_interval,
+            connect_timeout=self._connect_timeout,
+        )
+
+
+class _Running:
+    """An adapter between its start and its close."""
+
+    def __init__(self, adapter: Postgres, deliver: Receiver, frames: Frames, line: Line) -> None:
+        self.frames, self.outbox = frames, Outbox(self._flush)
+        self._adapter, self._deliver, self._line = adapter, deliver, line
+        self._tables, self._counters = adapter._tables, adapter.counters
+        self._arrivals = Arrivals(frames, deliver, self._fetch, self._counters)
+        self._tasks = Tasks()
+        self._listener: Listener | None = None
+        self._forget_state: Callable[[], object] = lambda: None
+        self._lost = self._closed = False
+        self._purged = adapter._clock()
+
+    async def open(self, listener: Listener, within: float) -> None:
+        self._tasks.supervise("pubsub sender", self.outbox.run)
+        self._tasks.supervise("pubsub receiver", self._arrivals.run)
+        self._listener = listener
+        for channel in self._channels():
+            await listener.listen(channel, self._arrivals)
+        if listener is not self._adapter._shared:
+            await listener.start()
+            await listener.ready(within)
+        else:
+            await self._soon(listener)
+        self._forget_state = listener.on_state(self._listener_is)
+
+    async def _soon(self, listener: Listener) -> None:
+        """Give a shared *listener* a moment. Who shares it lives without it, and so does its PubSub."""
+        try:
+            await listener.ready(SHARED_WITHIN)
+        except DatabaseUnavailable as error:
+            log.warning("messages of other nodes do not arrive yet: %s", error)
+
+    async def close(self) -> None:
+        """Stop sending, then receiving."""
+        self._closed = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_WITHIN):
+                await self.outbox.drained()
+        await self._tasks.stop()
+        self.outbox.close()
+        self._forget_state()
+        if self._listener is not None:
+            await self._leave(self._listener)
+        await self._line.close()
+
+    async def _leave(self, listener: Listener) -> None:
+        if listener is not self._adapter._shared:
+            await listener.stop()
+        for channel in self._channels():
+            await listener.unlisten(channel, self._arrivals)
+
+    def _channels(self) -> list[str]:
+        return [self._channel(shard) for shard in range(self._deliver.pool_size)]
+
+    def _channel(self, shard: int) -> str:
+        """Return a name of a fixed alphabet: nobody's text becomes part of a LISTEN."""
+        name = f"{self._adapter.schema}\0{self._deliver.name}\0{shard}"
+        return "es_" + blake2b(name.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+
+    def _listener_is(self, state: State) -> None:
+        if state == "lost":
+            self._lost = True
+            self._arrivals.missed()
+            self._deliver.connection("lost")
+        elif self._lost:
+            self._lost = False
+            self._counters["reconnects"] += 1
+            self._deliver.connection("reconnected")
+
+    # -- sending
+
+    def packed(self, envelopes: Iterable[Envelope]) -> list[tuple[str, Frame]]:
+        """Return channels and frames; the order within a shard, and so of each sender, is kept."""
+        of_shard = attrgetter("shard")
+        return [
+            (self._channel(shard), frame)
+            for shard, group in itertools.groupby(sorted(envelopes, key=of_shard), of_shard)
+            for frame in self.frames.pack(list(group))
+        ]
+
+    async def _flush(self, envelopes: list[Envelope]) -> None:
+        frames = self.packed(envelopes)
+        if not any(map(self._for_this_node, envelopes)):
+            for _, frame in frames:
+                self._arrivals.ignore(frame.text)
+        await self._line.run(lambda connection: self._tables.notify(connection, frames, hasty=True))
+        self.count(frames)
+
+    def _for_this_node(self, envelope: Envelope) -> bool:
+        return envelope.mode == "all" or (envelope.mode == "only" and envelope.node == self._adapter.node_name)
+
+    def count(self, frames: list[tuple[str, Frame]]) -> None:
+        """Count *frames* as sent; who stores bodies also looks after those that expired."""
+        self._counters["frames_sent"] += len(frames)
+        spilled = sum(frame.spill is not None for _, frame in frames)
+        self._counters["spilled"] += spilled
+        now = self._adapter._clock()
+        if spilled and not self._closed and now - self._purged >= PURGE_EVERY:
+            self._purged = now
+            self._tasks.spawn("pubsub purge", self._purge())
+
+    async def _purge(self) -> None:
+        try:
+            await self._line.run(self._tables.purge)
+        except EventStoreError as error:
+            log.debug("expired bodies stay for now: %s", error)
+        self._adapter.moments.reach("purged")
+
+    async def _fetch(self, id: UUID) -> bytes | None:
+        return await self._line.run(lambda connection: self._tables.body(connection, id))

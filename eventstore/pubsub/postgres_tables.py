@@ -1,0 +1,136 @@
+"""Tables and statements of the Postgres adapter.
+
+``pubsub_keys`` holds the secret of each PubSub: NOTIFY knows no privileges, tables do. ``pubsub_spill`` holds, for a
+minute, what is too large for a notification; it is unlogged, because messages do not survive a crash either.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from eventstore.errors import ConfigurationError
+from eventstore.pubsub.frames import Frame
+from eventstore.schema import quoted
+
+__all__ = ["Tables"]
+
+KEPT = 60
+"""Seconds after which a stored body may be deleted."""
+
+BATCH = 500
+"""Rows that one statement deletes."""
+
+
+class Tables:
+    """What is stored in one schema, and the statement that notifies.
+
+    Raises:
+        ConfigurationError: the schema's name is unusable.
+    """
+
+    def __init__(self, schema: str) -> None:
+        name = quoted(schema)
+        self._name, self._keys, self._spill = name, f"{name}.pubsub_keys", f"{name}.pubsub_spill"
+        # The key of `migrations/env.py`, so that neither comes in the way of the other.
+        self._lock = f"eventstore:{schema}"
+        self._schema = f"create schema if not exists {name}"
+        self._tables = (
+            f"create table if not exists {self._keys} (name text primary key, key bytea not null);\n"
+            f"create unlogged table if not exists {self._spill} (id uuid primary key, body bytea not null, "
+            "created_at timestamptz not null default clock_timestamp())"
+        )
+        self._notify = (
+            "select count(pg_notify(n.channel, n.text)) from unnest($1::text[], $2::text[]) n (channel, text)"
+        )
+        # One row, evaluated once. A message is worth no fsync, which the transaction id of a NOTIFY would make the
+        # commit wait for. For this transaction only: a pooler hands settings of a session on.
+        self._hasty = ", (select set_config('synchronous_commit', 'off', true) offset 0) hasty"
+        self._store = (
+            f"with stored as (insert into {self._spill} (id, body) select * from unnest($3::uuid[], $4::bytea[])) "
+        )
+
+    # -- starting
+
+    async def prepare(self, connection: Any, name: str) -> bytes:
+        """Make sure of the tables, delete what expired, and return the key of the PubSub *name*.
+
+        Raises:
+            ConfigurationError: a right is missing; the message holds the SQL that would grant it.
+        """
+        try:
+            await self._ensure(connection)
+            await self.purge(connection)
+            return await self._key(connection, name)
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise ConfigurationError(f"PubSub cannot start: {error}. {await self._cure(connection)}") from error
+
+    async def _ensure(self, connection: Any) -> None:
+        if await self._complete(connection):
+            return
+        async with connection.transaction():
+            await connection.execute("select pg_advisory_xact_lock(hashtextextended($1, 0))", self._lock)
+            if await self._complete(connection):
+                return
+            # Asked for first: creating a schema that exists needs the right to create one all the same.
+            if await connection.fetchval("select to_regnamespace($1) is null", self._name):
+                await connection.execute(self._schema)
+            await connection.execute(self._tables)
+
+    async def _complete(self, connection: Any) -> bool:
+        both = "select to_regclass($1) is not null and to_regclass($2) is not null"
+        return bool(await connection.fetchval(both, self._keys, self._spill))
+
+    async def _key(self, connection: Any, name: str) -> bytes:
+        select = f"select key from {self._keys} where name = $1"
+        if (found := await connection.fetchval(select, name)) is None:
+            # Whoever comes first decides; all others read what that one stored.
+            insert = f"insert into {self._keys} (name, key) values ($1, $2) on conflict (name) do nothing"
+            await connection.execute(insert, name, secrets.token_bytes(32))
+            found = await connection.fetchval(select, name)
+        return bytes(found)
+
+    async def _cure(self, connection: Any) -> str:
+        role = await connection.fetchval("select quote_ident(current_user)")
+        return (
+            f"Have this run by a role that may:\n{self._schema};\n{self._tables};\n"
+            f"grant usage on schema {self._name} to {role};\n"
+            f"grant select, insert on {self._keys} to {role};\n"
+            f"grant select, insert, update, delete on {self._spill} to {role};"
+        )
+
+    # -- sending
+
+    async def notify(self, connection: Any, frames: Sequence[tuple[str, Frame]], *, hasty: bool) -> None:
+        """Store what is to be stored and notify each channel of its frame, in this order, in one statement.
+
+        Args:
+            hasty: do not wait until the commit is on disk; never in a caller's transaction, which would not either.
+        """
+        spills = [frame.spill for _, frame in frames if frame.spill is not None]
+        statement = (self._store if spills else "") + self._notify + (self._hasty if hasty else "")
+        arguments: list[Any] = [[channel for channel, _ in frames], [frame.text for _, frame in frames]]
+        if spills:
+            arguments += [[spill.id for spill in spills], [spill.body for spill in spills]]
+        await connection.execute(statement, *arguments)
+
+    # -- stored bodies
+
+    async def body(self, connection: Any, id: UUID) -> bytes | None:
+        """Return the body stored as *id*, None if it is gone."""
+        found = await connection.fetchval(f"select body from {self._spill} where id = $1", id)
+        return None if found is None else bytes(found)
+
+    async def purge(self, connection: Any) -> None:
+        """Delete what expired, by the database's clock; rows that another node is deleting are left to it."""
+        expired = (
+            f"select id from {self._spill} where created_at < clock_timestamp() - interval '{KEPT} s' "
+            f"limit {BATCH} for update skip locked"
+        )
+        statement = f"delete from {self._spill} where id = any(array({expired}))"
+        while await connection.execute(statement) == f"DELETE {BATCH}":
+            pass

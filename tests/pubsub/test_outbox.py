@@ -1,0 +1,179 @@
+"""Envelopes that gather while others are on their way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+
+from eventstore.errors import ConfigurationError, DatabaseUnavailable
+from eventstore.pubsub.adapter import Envelope
+from eventstore.pubsub.outbox import Outbox
+
+
+class Wire:
+    """Something that sends when told to."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.error: Exception | None = None
+        self._go = asyncio.Semaphore(0)
+        self._begun = asyncio.Semaphore(0)
+
+    async def flush(self, envelopes: list[Envelope]) -> None:
+        self.batches.append([envelope.message for envelope in envelopes])
+        self._begun.release()
+        await self._go.acquire()
+        if self.error is not None:
+            raise self.error
+
+    def let_go(self) -> None:
+        self._go.release()
+
+    async def begun(self) -> None:
+        await asyncio.wait_for(self._begun.acquire(), 10)
+
+
+@asynccontextmanager
+async def running(wire: Wire, **limits: int) -> AsyncIterator[Outbox]:
+    outbox = Outbox(wire.flush, **limits)
+    task = asyncio.ensure_future(outbox.run(lambda: None))
+    try:
+        yield outbox
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def send(outbox: Outbox, *messages: str) -> list[asyncio.Task[Any]]:
+    return [asyncio.ensure_future(outbox.send(Envelope("except", "a", "o", "t", each))) for each in messages]
+
+
+async def test_what_comes_during_a_flush_leaves_with_the_next_one_in_order() -> None:
+    wire = Wire()
+    async with running(wire) as outbox:
+        first = send(outbox, "1")
+        await wire.begun()
+        rest = send(outbox, "2", "3", "4")
+        wire.let_go()
+        await asyncio.gather(*first)
+        await wire.begun()
+        assert not any(each.done() for each in rest)
+        wire.let_go()
+        await asyncio.gather(*rest)
+    assert wire.batches == [["1"], ["2", "3", "4"]]
+
+
+async def test_a_flush_that_fails_fails_exactly_its_envelopes() -> None:
+    wire = Wire()
+    async with running(wire) as outbox:
+        first = send(outbox, "1")
+        await wire.begun()
+        rest = send(outbox, "2", "3")
+        wire.error = ConfigurationError("no right")
+        wire.let_go()
+        await wire.begun()
+        wire.error = None
+        wire.let_go()
+        await asyncio.gather(*rest)
+        with pytest.raises(DatabaseUnavailable, match="not sent: no right"):
+            await first[0]
+
+
+async def test_each_sender_gets_an_error_of_its_own() -> None:
+    wire = Wire()
+    wire.error = DatabaseUnavailable("gone")
+    async with running(wire) as outbox:
+        sending = send(outbox, "1", "2")
+        wire.let_go()
+        one, two = await asyncio.gather(*sending, return_exceptions=True)
+    assert one is not two
+    assert one.__cause__ is two.__cause__ is wire.error
+
+
+@pytest.mark.parametrize("limits", [{"most": 2}, {"most_bytes": 5}])
+async def test_a_full_outbox_makes_senders_wait(limits: dict[str, int]) -> None:
+    wire = Wire()
+    async with running(wire, **limits) as outbox:
+        sending = send(outbox, "1")
+        await wire.begun()
+        sending += send(outbox, "2", "3", "4", "5")
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert len(outbox) == 2
+        for _ in range(3):
+            wire.let_go()
+        await asyncio.gather(*sending)
+    assert wire.batches == [["1"], ["2", "3"], ["4", "5"]]
+
+
+async def test_an_envelope_larger_than_the_outbox_is_sent_alone() -> None:
+    wire = Wire()
+    async with running(wire, most_bytes=5) as outbox:
+        sending = send(outbox, "é" * 10)
+        wire.let_go()
+        await asyncio.gather(*sending)
+
+
+async def test_a_cancelled_sender_makes_room_and_its_envelope_is_left_out() -> None:
+    wire = Wire()
+    async with running(wire, most=2) as outbox:
+        sending = send(outbox, "1")
+        await wire.begun()
+        sending += send(outbox, "2", "3", "4")
+        await asyncio.sleep(0)
+        sending[1].cancel()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        wire.let_go()
+        wire.let_go()
+        await asyncio.gather(sending[0], *sending[2:])
+    assert wire.batches == [["1"], ["3", "4"]]
+
+
+async def test_a_sender_cancelled_while_it_waits_for_room_leaks_nothing() -> None:
+    wire = Wire()
+    async with running(wire, most=1) as outbox:
+        sending = send(outbox, "1")
+        await wire.begun()
+        sending += send(outbox, "2", "3")
+        await asyncio.sleep(0)
+        sending[2].cancel()
+        wire.let_go()
+        wire.let_go()
+        await asyncio.gather(*sending[:2])
+        await asyncio.wait_for(outbox.drained(), 10)
+    assert wire.batches == [["1"], ["2"]]
+
+
+async def test_drained_waits_for_what_is_on_its_way() -> None:
+    wire = Wire()
+    async with running(wire) as outbox:
+        await outbox.drained()
+        sending = send(outbox, "1")
+        await wire.begun()
+        drained = asyncio.ensure_future(outbox.drained())
+        await asyncio.sleep(0)
+        assert not drained.done()
+        wire.let_go()
+        await asyncio.wait_for(drained, 10)
+        await asyncio.gather(*sending)
+
+
+async def test_closing_fails_who_waits_who_waits_for_room_and_who_comes_later() -> None:
+    wire = Wire()
+    async with running(wire, most=1) as outbox:
+        sending = send(outbox, "1")
+        await wire.begun()
+        sending += send(outbox, "2", "3")
+        await asyncio.sleep(0)
+        outbox.close()
+        sending += send(outbox, "4")
+        await asyncio.wait(sending[1:])
+    await asyncio.wait(sending)
+    assert [type(each.exception()) for each in sending] == [DatabaseUnavailable] * 4
+    assert wire.batches == [["1"]]
