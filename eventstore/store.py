@@ -14,6 +14,7 @@ from os import PathLike, getpid
 from typing import TYPE_CHECKING, Literal, Self
 from uuid import uuid4
 
+from eventstore import __version__
 from eventstore import schema as schemas
 from eventstore.conditions import AppendCondition
 from eventstore.database import Borrowable, Database
@@ -36,6 +37,7 @@ from eventstore.log.append import StreamAppend
 from eventstore.log.coalescing import Coalescer
 from eventstore.log.deciding import ATTEMPTS, Decision, decide
 from eventstore.log.streams import Scavenged, StreamInfo, StreamMetadata
+from eventstore.presence import NodePresence
 from eventstore.pubsub.hub import PubSub
 from eventstore.pubsub.local import Alone
 from eventstore.relay import Relay
@@ -44,7 +46,7 @@ from eventstore.service import Backoff, Tasks, set_within, to_its_end
 from eventstore.settings import Settings
 from eventstore.signals import Signals
 from eventstore.subscriptions.ledger import Ledger
-from eventstore.subscriptions.model import After, Handler, Subscription
+from eventstore.subscriptions.model import After, Handler, Node, Subscription
 from eventstore.subscriptions.pool import Pools
 
 if TYPE_CHECKING:
@@ -700,7 +702,18 @@ class EventStore:
         """
         if not self._handlers:
             raise ConfigurationError("nothing to run: register a handler first, @store.handler(name)")
-        await self._pools.run(dict(self._handlers), self._declare)
+        presence = Tasks()
+        if self._signals.listener is not None:
+            shown = NodePresence(self.pubsub, self._pools, self.node_name, __version__)
+            presence.supervise("presence", shown.run)
+        try:
+            await self._pools.run(dict(self._handlers), self._declare)
+        finally:
+            await to_its_end(presence.stop())
+
+    async def nodes(self) -> list[Node]:
+        """Return the nodes that run handlers, or did and left no word, with the partitions each owns."""
+        return await self._ledger.nodes()
 
     async def _declare(self) -> None:
         for name, (selector, pool_size, after) in self._declared.items():

@@ -13,7 +13,7 @@ LAYERS = (
     {"errors", "codec", "moments", "event_types", "events", "patterns", "selectors", "conditions", "settings"},
     {"mailbox", "service", "schema", "database", "embedded", "embedded_supervisor", "listening", "signals"},
     {"pubsub", "tracker", "registry"},
-    {"log", "feed", "relay", "subscriptions", "importing"},
+    {"log", "feed", "relay", "presence", "subscriptions", "importing"},
     {"store"},
     {"cli", "demo"},
 )

@@ -31,6 +31,7 @@ COMMANDS = {
     "export": ("eventstore.cli.exporting", "Write events to a file as NDJSON."),
     "import": ("eventstore.cli.importing", "Import the rows of a CSV or NDJSON file as events."),
     "migrate": ("eventstore.cli.migrate", "Create the schema, or bring it up to date."),
+    "nodes": ("eventstore.cli.nodes", "Show who runs handlers, and what each of them holds."),
     "pubsub": ("eventstore.cli.pubsub", "Publish to topics, watch them, see what the nodes count."),
     "read": ("eventstore.cli.read", "Read one stream, or the whole log by selector."),
     "scavenge": ("eventstore.cli.scavenge", "Remove for good what the limits of streams hide."),

@@ -17,6 +17,7 @@ from eventstore.selectors import Selector, check_selector, dump, load
 from eventstore.subscriptions.model import (
     After,
     Claim,
+    Node,
     Partition,
     Subscription,
     check_subscription,
@@ -28,6 +29,7 @@ from eventstore.subscriptions.model import (
 __all__ = ["Ledger"]
 
 Claims: TypeAlias = list[Claim]  # the method `list` hides the type inside the class
+Nodes: TypeAlias = list[Node]
 
 
 class Ledger:
@@ -122,6 +124,20 @@ class Ledger:
         )
         return {(row["subscription_id"], row["partition"]) for row in rows}
 
+    async def nodes(self) -> Nodes:
+        """Return the nodes that hold or held a lease, by name and start."""
+        return [
+            Node(
+                row["incarnation"],
+                row["name"],
+                to_datetime(row["started_at"]),
+                to_datetime(row["lease_until"]),
+                row["alive"],
+                list(zip(row["subscriptions"], row["partitions"], strict=True)),
+            )
+            for row in await self._database.rows("list_nodes_v1")
+        ]
+
     async def owned(self, node: UUID) -> set[tuple[int, int, int]]:
         """Return subscription id, partition number and epoch of everything the node owns."""
         return {tuple(row) for row in await self._database.rows("owned_partitions_v1", node)}
@@ -172,6 +188,6 @@ def _partition(row: asyncpg.Record) -> Partition:
         checkpoint=row["checkpoint"],
         epoch=row["epoch"],
         owner=row["owner_name"],
-        lease_until=row["lease_until"],
+        lease_until=None if row["lease_until"] is None else to_datetime(row["lease_until"]),
         state="running" if row["owner"] else "idle",
     )

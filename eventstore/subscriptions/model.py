@@ -95,6 +95,24 @@ class Subscription:
 
 
 @dataclass(frozen=True, slots=True)
+class Node:
+    """A node that runs handlers, as stored.
+
+    Attributes:
+        incarnation: new at every start.
+        alive: its lease runs; what it owned is free for others if not.
+        partitions: name of the subscription and number, of each it owns.
+    """
+
+    incarnation: UUID
+    name: str
+    started_at: datetime
+    lease_until: datetime
+    alive: bool
+    partitions: list[tuple[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """A partition this node owns: under this epoch, until it is lost."""
 

@@ -42,6 +42,7 @@ class Pools:
     Attributes:
         moments: ``claimed``, ``lost`` and ``halted`` (with the claim), ``settled`` (with how many checkpoints),
             ``renewed``, ``draining``, and those of the emitters.
+        changed: set whenever `holdings` may have changed; whoever waits for it clears it.
         halted: the partitions that stopped with an error only an operator can cure, by subscription and number.
     """
 
@@ -78,12 +79,19 @@ class Pools:
         """The emitters that run on this node."""
         return [running.emitter for running in self._running.values()]
 
+    @property
+    def holdings(self) -> tuple[UUID | None, list[tuple[str, int]]]:
+        """This incarnation, None without a lease, and the partitions it runs, by subscription and number."""
+        node = self._node if self._registered.is_set() else None
+        return node, sorted((one.claim.name, one.claim.partition) for one in self.emitters)
+
     def drain(self) -> None:
         """Let `run` end: handlers finish what they have in hand, it is settled, and everything is given back."""
         self._draining.set()
 
     def _new_events(self) -> None:
         self._draining, self._ended, self._registered = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.changed = asyncio.Event()
         self._ended.set()
 
     async def start(self, _dsn: str, _schema: str) -> None:
@@ -144,6 +152,7 @@ class Pools:
             self._node = node
             self._halted.clear()
             self._registered.set()
+            self.changed.set()
             while True:
                 await asyncio.sleep(min(self._jittered(ttl / 3), max(0.0, asked + ttl - loop.time())))
                 asked = await self._renewed(node, asked)
@@ -151,6 +160,7 @@ class Pools:
                 self.moments.reach("renewed")
         except Exception:
             self._registered.clear()
+            self.changed.set()
             self._lose(list(self._running.values()))
             raise
 
@@ -213,6 +223,7 @@ class Pools:
         task = asyncio.get_running_loop().create_task(emitter.run(), name=f"emitter {claim.name}/{claim.partition}")
         task.add_done_callback(lambda ended: self._note_end(claim, ended))
         self._running[claim.key] = _Running(emitter, task)
+        self.changed.set()
         log.info("claimed %s, partition %d, epoch %d", claim.name, claim.partition, claim.epoch)
         self.moments.reach("claimed", claim)
 
@@ -227,6 +238,7 @@ class Pools:
         elif not self._ending:
             # Nobody asked it to end: it is claimed again, from its checkpoint.
             del self._running[claim.key]
+            self.changed.set()
 
     def _halt(self, claim: Claim, error: BaseException) -> None:
         # The partition stays claimed, so that no other node runs into the same; it is free when this node stops.
@@ -269,6 +281,7 @@ class Pools:
             claim = lost.emitter.claim
             if self._running.get(claim.key) is lost:
                 del self._running[claim.key]
+                self.changed.set()
             # Until it has ended, which a handler can delay, this node does not claim the partition again.
             if not lost.task.done():
                 self._lost[lost.task] = claim

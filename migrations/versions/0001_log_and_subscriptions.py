@@ -160,6 +160,7 @@ FUNCTIONS = (
     "json_problem_v1",
     "json_suspect_v1",
     "leave_node_v1",
+    "list_nodes_v1",
     "list_streams_v1",
     "lock_stream_v1",
     "lock_stripes_v1",

@@ -130,6 +130,16 @@ async def test_a_partition_has_one_owner_and_every_new_one_raises_the_epoch(stor
     assert {claim.epoch for claim in third} == {2}
 
 
+async def test_times_of_records_are_times_in_utc(store: EventStore, ledger: Ledger) -> None:
+    before = datetime.now(UTC) - timedelta(minutes=1)
+    await store.subscribe("s", All())
+    await ledger.claim(await joined(store, ttl=60), ["s"])
+    made = await ledger.get("s")
+    lease_until = made.partitions[0].lease_until
+    assert lease_until is not None
+    assert before < made.created_at < lease_until < before + timedelta(minutes=10)
+
+
 async def test_nothing_is_claimed_of_other_subscriptions(store: EventStore, ledger: Ledger) -> None:
     await store.subscribe("s", All())
     assert await ledger.claim(await joined(store), ["t"]) == []

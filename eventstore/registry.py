@@ -1,0 +1,438 @@
+"""Consumers that start when something is published to them, and end, or cost next to nothing, while nothing is.
+
+A publish sends each handle its event, waits for every answer without a time limit, and says what was not delivered::
+
+    publish ── entry? ── no ──> start_consumer (one for all who ask) ──> entry
+                 │ yes                                                     │
+                 └──────────────> inbox ──> handle_event <─────────────────┘
+                                               ├── returns: delivered
+                                               ├── Suspend: the entry goes; started again and asked once more
+                                               └── raises:  the entry stays, dead; its shape is removed meanwhile
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
+from functools import partial
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+from eventstore.errors import AlreadyStarted, ConfigurationError, NoProc, NoShape, ShapeRemoved
+from eventstore.mailbox import Mailbox
+from eventstore.service import Moments, Tasks
+
+__all__ = ["Clock", "Consumer", "ConsumerRegistry", "Suspend"]
+
+H = TypeVar("H", bound=Hashable)
+Reply = asyncio.Future[BaseException | None]
+"""None once the event was handled, else why not: a result in both cases, so that nobody has to retrieve it."""
+
+log = logging.getLogger(__name__)
+
+
+class Suspend(Exception):
+    """Raised by ``handle_event``: end this consumer; a new one gets the event."""
+
+
+class _Untouched(Suspend):
+    """The consumer suspended before it came to this event, which is therefore not the one it suspends over."""
+
+
+class Clock(Protocol):
+    """Tells the time in seconds and calls later; an event loop is one."""
+
+    def time(self) -> float:
+        """Return seconds since any fixed point."""
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> Any:
+        """Call *callback* once, *delay* seconds from now; what is returned has a ``cancel()``."""
+
+
+class Consumer:
+    """One task that handles events one after another. It starts when a registry takes it, and once only.
+
+    Args:
+        handle_event: handles one event; raises `Suspend` to end until the next event.
+        dependencies: what this consumer needs or feeds; with any it hibernates but never suspends, and a `Suspend`
+            it raises is a crash.
+        maxsize: events that may wait; who publishes one more waits for room.
+
+    Attributes:
+        task: the task, once a registry took it. Cancelling it ends the consumer without removing its shape.
+        handle: what it is registered under.
+        hibernating: it was idle for long; only its task and its empty inbox are left, and no timer.
+        suspended: it ended until the next event, and has no task any more.
+    """
+
+    _registry: ConsumerRegistry[Any]
+    _clock: Clock
+
+    def __init__(
+        self,
+        handle_event: Callable[[Any], Awaitable[object]],
+        *,
+        dependencies: Iterable[Hashable] = (),
+        maxsize: int = 1000,
+    ) -> None:
+        self._handle_event = handle_event
+        self._inbox: Mailbox[tuple[Any, Reply]] = Mailbox(maxsize, "block")
+        self._reply: Reply | None = None  # of the event in hand
+        self._reason: BaseException | None = None  # for all who waited when it ended
+        self._timer: Any = None
+        self._fires = self._deadline = 0.0
+        self.task: asyncio.Task[None] | None = None
+        self.handle: Any = None
+        self.dependencies = tuple(dependencies)
+        self.hibernating = self.suspended = False
+
+    def _begin(self, registry: ConsumerRegistry[Any], handle: Any) -> None:
+        self._clock = registry.clock or asyncio.get_running_loop()
+        self._registry, self.handle = registry, handle
+        self._inbox.name = f"the inbox of {handle!r}"
+        self.task = registry._tasks.spawn(f"{registry.stack_id}: consumer {handle!r}", self._run(registry))
+        # A callback, because a task that is cancelled before its first step never enters its coroutine.
+        self.task.add_done_callback(partial(registry._ended, self))
+        self._rest(registry.hibernate_after)
+
+    async def _run(self, registry: ConsumerRegistry[Any]) -> None:
+        async for event, reply in self._inbox:
+            self._reply, self.hibernating = reply, False
+            try:
+                await self._handle_event(event)
+            except Suspend as why:
+                if self.dependencies:
+                    raise
+                return registry._suspend(self, why)
+            self._reply = None
+            if not reply.done():
+                reply.set_result(None)
+            if not self._inbox.closed:
+                self._rest(registry.hibernate_after)
+            del event, reply  # or an idle consumer would keep its last event
+        return None
+
+    # -- taking events
+
+    def _offer(self, event: Any, reply: Reply) -> bool:
+        """Queue the event, or answer at once that nobody will handle it; False if there is no room."""
+        if self.task is None or self._inbox.closed:
+            reply.set_result(_Untouched() if self.suspended else NoProc(self.handle))
+        elif len(self._inbox) >= self._inbox.maxsize:
+            return False
+        else:
+            self._inbox.put_nowait((event, reply))
+        return True
+
+    async def _put(self, event: Any, reply: Reply) -> None:
+        """Queue the event once there is room; who waited for room when the consumer ended is told why."""
+        await self._inbox.put((event, reply))
+        if self._inbox.closed and not reply.done():
+            reply.set_result(self._reason)
+
+    def _refuse(self, reason: BaseException) -> None:
+        """Take nothing more; *reason* is for those who wait."""
+        self._reason = reason
+        self._inbox.close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _end(self, reason: BaseException, waiting: BaseException) -> None:
+        """Take nothing more; tell who sent the event in hand *reason*, and those behind it *waiting*."""
+        self._refuse(waiting)
+        if self._reply is not None and not self._reply.done():
+            self._reply.set_result(reason)
+        self._reply = None
+        for _, reply in self._inbox.take_nowait(len(self._inbox)):
+            if not reply.done():
+                reply.set_result(waiting)
+
+    # -- being idle: one timer at most. Events leave it alone; when it fires, it looks whether it is time indeed.
+
+    def _rest(self, seconds: float) -> None:
+        """Be idle *seconds* from now, if nothing comes in between."""
+        self.hibernating = False
+        self._deadline = self._clock.time() + seconds
+        if self._timer is None or self._deadline < self._fires:
+            self._set_timer(seconds)
+
+    def _set_timer(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._fires, self._timer = self._deadline, self._clock.call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._reply is not None or len(self._inbox):
+            return  # it rests anew when that is handled
+        if (left := self._deadline - self._clock.time()) > 0:
+            self._set_timer(left)
+        else:
+            self._registry._idle(self)
+
+
+class ConsumerRegistry(Generic[H]):
+    """The consumers of one stack, by handle. Its tasks end with `close`, or with the ``async with`` block over it.
+
+    Args:
+        stack_id: names the tasks and log lines.
+        start_consumer: makes the consumer of a handle, ready to handle events; raises `NoShape` if there is none.
+        remove_shapes: forgets handles whose consumer crashed, or would not run; a failure is logged.
+        hibernate_after: seconds without an event until a consumer is idle.
+        suspend: idle consumers end, instead of hibernating.
+        clock: tells the time; default: the running event loop.
+        rng: random numbers in [0, 1).
+
+    Attributes:
+        moments: ``started``, ``hibernated``, ``suspended``, ``crashed`` (a handle each), ``removed`` (handles).
+
+    Raises:
+        ConfigurationError: *hibernate_after* is not above 0.
+    """
+
+    def __init__(
+        self,
+        stack_id: str,
+        start_consumer: Callable[[H], Awaitable[Consumer]],
+        remove_shapes: Callable[[list[H]], Awaitable[object]],
+        *,
+        hibernate_after: float = 30.0,
+        suspend: bool = False,
+        clock: Clock | None = None,
+        rng: Callable[[], float] = random.random,
+    ) -> None:
+        if not 0 < hibernate_after < float("inf"):
+            raise ConfigurationError(f"hibernate_after is a number of seconds above 0, not {hibernate_after!r}")
+        self.stack_id, self.hibernate_after, self.suspend = stack_id, hibernate_after, suspend
+        self.moments = Moments()
+        self._start_consumer, self._remove_shapes = start_consumer, remove_shapes
+        self.clock, self._rng = clock, rng
+        self._tasks, self._closed = Tasks(), False
+        self._entries: dict[H, Consumer] = {}
+        self._starts: dict[H, asyncio.Task[Consumer | NoShape | NoProc]] = {}
+        self._doomed: dict[H, None] = {}
+        self._remover: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End all consumers, starts and removals; who waits for one is told `NoProc`, as everybody is from now on.
+
+        Not to be called by a handler, whose own end it would wait for.
+        """
+        self._closed = True
+        self._entries.clear()
+        await self._tasks.stop()
+
+    # -- publishing
+
+    async def publish(self, events: Mapping[H, Any]) -> dict[H, BaseException]:
+        """Deliver one event to each handle, starting consumers that are missing; wait for all, without a time limit.
+
+        Returns why an event was not delivered, by handle: `NoShape`, `ShapeRemoved` (it suspended, and again after a
+        restart), `NoProc` (its consumer is dead, or ends), or what the consumer raised. Empty if all were. Cancelled,
+        it withdraws nothing: events may have been, and may still be, handled.
+
+        Raises:
+            Exception: what ``start_consumer`` raised, other than `NoShape`. Before that nothing was delivered, unless
+                it was raised for a consumer that had suspended.
+        """
+        undelivered: dict[H, BaseException] = {}
+        restarted, removed = set[H](), list[H]()
+        while events:
+            consumers, refused = await self._resolve(events)
+            undelivered |= refused
+            again: dict[H, Any] = {}
+            for handle, event, consumer, reason in await self._call((h, events[h], consumers[h]) for h in consumers):
+                if not consumer.suspended:
+                    undelivered[handle] = reason
+                elif type(reason) is not _Untouched and handle in restarted:
+                    removed.append(handle)
+                else:
+                    again[handle] = event
+                    if type(reason) is not _Untouched:  # over this event, and neither idle nor over one before it
+                        restarted.add(handle)
+            events = again
+        if removed:
+            await self._remove(removed)
+        return undelivered | {handle: ShapeRemoved(handle) for handle in removed}
+
+    async def broadcast(
+        self, calls: Iterable[tuple[H, Any, Consumer | None]]
+    ) -> tuple[dict[H, Any], dict[H, BaseException]]:
+        """Deliver each event to its consumer, wait for all; None is skipped.
+
+        Returns the events of those that suspended, and the reasons of those that crashed or were dead, by handle.
+        """
+        unhandled = await self._call((handle, event, one) for handle, event, one in calls if one is not None)
+        suspended = {handle: event for handle, event, consumer, _ in unhandled if consumer.suspended}
+        return suspended, {handle: reason for handle, _, consumer, reason in unhandled if not consumer.suspended}
+
+    async def _call(self, calls: Iterable[tuple[H, Any, Consumer]]) -> list[tuple[H, Any, Consumer, BaseException]]:
+        """Deliver, wait for all, and return the calls that were not handled, with their reasons."""
+        new = asyncio.get_running_loop().create_future
+        sent = [(*call, new()) for call in calls]
+        full = [(consumer, event, reply) for _, event, consumer, reply in sent if not consumer._offer(event, reply)]
+        if full:
+            async with asyncio.TaskGroup() as group:  # one that is full keeps no other waiting
+                for consumer, event, reply in full:
+                    group.create_task(consumer._put(event, reply))
+        return [(h, event, one, why) for h, event, one, reply in sent if (why := await reply) is not None]
+
+    async def _resolve(self, handles: Iterable[H]) -> tuple[dict[H, Consumer], dict[H, BaseException]]:
+        """Find or start the consumers; tell for which handles there is none."""
+        if self._closed:
+            return {}, {handle: NoProc(handle) for handle in handles}
+        found: dict[H, Consumer] = {}
+        refused: dict[H, BaseException] = {}
+        starts: dict[H, asyncio.Task[Consumer | NoShape | NoProc]] = {}
+        for handle in handles:
+            if (consumer := self._entries.get(handle)) is None:
+                starts[handle] = self._start(handle)
+            else:
+                found[handle] = consumer
+        if starts:
+            await asyncio.wait(starts.values())  # cancelled, it leaves the starts to the others who wait for them
+        for handle, start in starts.items():
+            answer = NoProc(handle) if start.cancelled() else start.result()
+            if isinstance(answer, Consumer):
+                found[handle] = answer
+            else:
+                refused[handle] = answer
+        return found, refused
+
+    def _start(self, handle: H) -> asyncio.Task[Consumer | NoShape | NoProc]:
+        """Join the start of *handle* under way, or begin one."""
+        if handle not in self._starts:
+            self._starts[handle] = self._tasks.spawn(f"{self.stack_id}: start of {handle!r}", self._started(handle))
+        return self._starts[handle]
+
+    async def _started(self, handle: H) -> Consumer | NoShape | NoProc:
+        try:
+            consumer = await self._start_consumer(handle)
+            if handle not in self._entries:  # somebody registered one meanwhile: that one stays
+                self.register_consumer(handle, consumer)
+            return self._entries[handle]
+        except (NoShape, NoProc) as reason:
+            return reason
+        finally:
+            del self._starts[handle]
+
+    # -- entries
+
+    def register_consumer(self, handle: H, consumer: Consumer) -> int:
+        """Enter *consumer* under *handle* and start it; returns how many entries there are.
+
+        Raises:
+            AlreadyStarted: the handle has another consumer, dead or alive, or the consumer has another handle.
+            NoProc: the registry is closed.
+        """
+        if self._closed:
+            raise NoProc(handle)
+        if (present := self._entries.get(handle)) is consumer:
+            return len(self._entries)
+        if present is not None or consumer.task is not None:
+            taken = f"{handle!r} has a consumer" if present is not None else f"the consumer was of {consumer.handle!r}"
+            raise AlreadyStarted(f"{taken} already; remove_consumer() comes first, and each start makes a new one")
+        consumer._begin(self, handle)
+        self._entries[handle] = consumer
+        self.moments.reach("started", handle)
+        return len(self._entries)
+
+    def whereis(self, handle: H) -> Consumer | None:
+        """Return the consumer of *handle*, which may be dead."""
+        return self._entries.get(handle)
+
+    def remove_consumer(self, handle: H) -> None:
+        """Forget the consumer of *handle*, if there is one, and cancel it; the next publish starts another."""
+        consumer = self._entries.pop(handle, None)
+        if consumer is not None and consumer.task is not None:
+            consumer._refuse(NoProc(handle))
+            consumer.task.cancel()
+
+    def active_consumer_count(self) -> int:
+        """Return how many entries there are, dead ones included."""
+        return len(self._entries)
+
+    # -- idle consumers
+
+    def enable_suspend(self, hibernate_after: float, jitter_period: float) -> int:
+        """From now on consumers suspend after *hibernate_after* seconds without an event.
+
+        Those alive now, hibernating or not, are first looked at after a random time between *hibernate_after* and
+        *jitter_period* seconds, so that they do not all end at once. Returns how many entries there are.
+
+        Raises:
+            ConfigurationError: not 0 < *hibernate_after* < *jitter_period*.
+        """
+        if not 0 < hibernate_after < jitter_period < float("inf"):
+            raise ConfigurationError(f"not 0 < hibernate_after ({hibernate_after}) < jitter_period ({jitter_period})")
+        self.hibernate_after, self.suspend = hibernate_after, True
+        for consumer in self._entries.values():
+            if consumer.task is not None and not consumer.task.done():
+                consumer._rest(hibernate_after + (jitter_period - hibernate_after) * self._rng())
+        return len(self._entries)
+
+    def _idle(self, consumer: Consumer) -> None:
+        if self.suspend and not consumer.dependencies:
+            return self._suspend(consumer, Suspend())
+        consumer.hibernating = True
+        return self.moments.reach("hibernated", consumer.handle)
+
+    def _suspend(self, consumer: Consumer, why: Suspend) -> None:
+        """Forget it and let its task end, in one step: who publishes next starts another."""
+        if self._entries.get(consumer.handle) is consumer:
+            del self._entries[consumer.handle]
+        consumer.suspended = True
+        consumer._end(why, _Untouched())
+        self.moments.reach("suspended", consumer.handle)
+
+    # -- ends
+
+    def _ended(self, consumer: Consumer, task: asyncio.Task[None]) -> None:
+        """Answer all who wait for a consumer whose task is done; remove its shape if it crashed."""
+        if consumer.suspended:
+            return
+        crash = _crash(task)
+        reason = NoProc(consumer.handle) if crash is None else crash
+        consumer._end(reason, reason)
+        if crash is not None and self._entries.get(consumer.handle) is consumer:
+            self._doom(consumer.handle)
+            self.moments.reach("crashed", consumer.handle)
+
+    def _doom(self, handle: H) -> None:
+        """Have the shape removed, together with those that crash until then."""
+        self._doomed[handle] = None
+        if self._remover is None or self._remover.done():
+            self._remover = self._tasks.spawn(f"{self.stack_id}: remover", self._remove_doomed())
+
+    async def _remove_doomed(self) -> None:
+        while self._doomed:
+            handles, self._doomed = list(self._doomed), {}
+            await self._removed(handles)
+
+    async def _remove(self, handles: list[H]) -> None:
+        """Remove shapes to the end, also if who asked is cancelled."""
+        if not self._closed:
+            await asyncio.wait([self._tasks.spawn(f"{self.stack_id}: removal", self._removed(handles))])
+
+    async def _removed(self, handles: list[H]) -> None:
+        try:
+            await self._remove_shapes(handles)
+        except Exception:
+            log.exception("%s: removing the shapes of %r failed", self.stack_id, handles)
+        self.moments.reach("removed", handles)
+
+
+def _crash(task: asyncio.Task[None]) -> BaseException | None:
+    """Return what *task* raised by itself; None if it was cancelled, or ended."""
+    try:
+        return task.exception()
+    except asyncio.CancelledError as error:
+        return None if task.cancelling() else error
