@@ -27,7 +27,7 @@ CHECKED_EVERY = 1.0
 @click.option("--watch", is_flag=True, help="Go on, and print each node again when it changes.")
 @shared_options
 def command(session: Session, watch: bool) -> None:
-    """Show the nodes that run handlers, and how many partitions each holds.
+    """Show who runs handlers, and what each of them holds.
 
     lease is what the database decides: "alive", or "expired", whose partitions are free for others. With --watch this
     process joins the nodes and also shows what they say about themselves: present tells whether a node is heard of, and

@@ -215,8 +215,8 @@ class Protocol:
         return True
 
     def _take_clock(self, sender: Replica, clock: dict[Replica, int], _outcome: Outcome) -> None:
-        # What it says about replicas that are gone or unknown here is nothing to ask for.
-        known = self.state.clock
+        # What it says about replicas that are unknown or down here is nothing to ask for, or there would be no end.
+        known = self.state.advertised
         self._clocks[sender] = {replica: dot for replica, dot in clock.items() if replica in known}
 
     def _take_delta(self, sender: Replica, delta: Delta, clock: dict[Replica, int], outcome: Outcome) -> None:
