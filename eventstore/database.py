@@ -146,7 +146,9 @@ def mapped_errors() -> Iterator[None]:
             raise
         raise named from error
     except _LOST as error:
-        raise errors.DatabaseUnavailable(f"the database connection failed: {error or type(error).__name__}") from error
+        # What asyncpg says about its own state helps nobody.
+        said = "it ended" if isinstance(error, asyncpg.InternalClientError) else error or type(error).__name__
+        raise errors.DatabaseUnavailable(f"the database connection failed: {said}") from error
 
 
 async def _nothing(_connection: object) -> None:

@@ -193,7 +193,8 @@ async def _paced(call: Any, seconds: float) -> Sample:
 @asynccontextmanager
 async def pubsub_appends(bench: Bench) -> AsyncIterator[Sides]:
     """8 tasks append single events to streams of their own. Broadcasting: another process, a node of its own,
-    broadcasts a message of 200 bytes a millisecond meanwhile, and the appending node listens to it."""
+    broadcasts a message of 200 bytes a millisecond meanwhile, each from a task of its own, and the appending node
+    subscribes to them."""
     async with (
         bench.store() as store,
         bench.helpers(1) as (helper,),

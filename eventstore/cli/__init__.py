@@ -19,6 +19,10 @@ try:
     from eventstore.cli.failures import EXIT_CODES_HELP
     from eventstore.cli.group import LazyGroup
     from eventstore.cli.session import Session, shared_options
+except ModuleNotFoundError as error:
+    if error.name not in ("click", "rich"):
+        raise
+    raise SystemExit("the command line needs more packages: pip install 'eventstore-postgres[cli]'") from None
 except KeyboardInterrupt:  # Ctrl-C before there is anything that could answer it
     raise SystemExit(130) from None
 

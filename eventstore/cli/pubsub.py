@@ -124,7 +124,9 @@ def _pubsub(session: Session, dsn: str, name: str, *, pool_size: int = 1, watch:
     from eventstore.pubsub.postgres import Postgres
 
     node_name = f"cli-{socket.gethostname()}-{os.getpid()}"
-    adapter: Any = Postgres(dsn, node_name=node_name, schema=session.schema_name)
+    # In a database of the user's, a name mistyped must not become a schema.
+    create = session.location == (None, None)
+    adapter: Any = Postgres(dsn, node_name=node_name, schema=session.schema_name, create=create)
     if watch:
         adapter = _Watched(adapter)
     return PubSub(name, adapter, pool_size=pool_size, broadcast_pool_size=1, codec=_WireCodec())

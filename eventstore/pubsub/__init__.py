@@ -15,8 +15,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eventstore.errors import BroadcastError, InvalidMessage, Overflow, PubSubClosed
-    from eventstore.mailbox import Mailbox
+    from eventstore.errors import (
+        BroadcastError,
+        ConfigurationError,
+        DatabaseUnavailable,
+        InvalidMessage,
+        MailboxClosed,
+        Overflow,
+        PubSubClosed,
+    )
+    from eventstore.mailbox import Mailbox, Rule
     from eventstore.pubsub.adapter import Adapter, Envelope, Receiver
     from eventstore.pubsub.codec import Codec, MessageCodec
     from eventstore.pubsub.dispatching import Dispatcher, Fastlane, fastlane
@@ -26,8 +34,16 @@ if TYPE_CHECKING:
     from eventstore.pubsub.redis import Redis
 
 _HOMES = {
-    "eventstore.errors": ("BroadcastError", "InvalidMessage", "Overflow", "PubSubClosed"),
-    "eventstore.mailbox": ("Mailbox",),
+    "eventstore.errors": (
+        "BroadcastError",
+        "ConfigurationError",
+        "DatabaseUnavailable",
+        "InvalidMessage",
+        "MailboxClosed",
+        "Overflow",
+        "PubSubClosed",
+    ),
+    "eventstore.mailbox": ("Mailbox", "Rule"),
     "eventstore.pubsub.adapter": ("Adapter", "Envelope", "Receiver"),
     "eventstore.pubsub.codec": ("Codec", "MessageCodec"),
     "eventstore.pubsub.dispatching": ("Dispatcher", "Fastlane", "fastlane"),
@@ -43,6 +59,8 @@ __all__ = [
     "Adapter",
     "BroadcastError",
     "Codec",
+    "ConfigurationError",
+    "DatabaseUnavailable",
     "Dispatcher",
     "Envelope",
     "Fastlane",
@@ -50,6 +68,7 @@ __all__ = [
     "Local",
     "LocalHub",
     "Mailbox",
+    "MailboxClosed",
     "MessageCodec",
     "Overflow",
     "Postgres",
@@ -57,6 +76,7 @@ __all__ = [
     "PubSubClosed",
     "Receiver",
     "Redis",
+    "Rule",
     "Stats",
     "Subscription",
     "fastlane",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from uuid import UUID
@@ -26,9 +25,6 @@ MOST_ECHOES = 1_000
 FETCHES = 4
 """How often a body is asked for before it counts as lost."""
 
-WARN_EVERY = 60.0
-"""Seconds between two warnings of rejected frames, which anybody who may connect can send."""
-
 
 class Arrivals:
     """Takes texts, hands over envelopes.
@@ -38,7 +34,6 @@ class Arrivals:
         deliver: what they are handed to.
         fetch: returns a stored body, None if it is gone.
         counters: ``received``, ``frames_received``, ``rejected`` and ``lost`` are counted here.
-        clock: seconds, for the rate of warnings.
     """
 
     def __init__(
@@ -47,14 +42,12 @@ class Arrivals:
         deliver: Receiver,
         fetch: Callable[[UUID], Awaitable[bytes | None]],
         counters: dict[str, int],
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._frames, self._deliver, self._fetch = frames, deliver, fetch
-        self._counters, self._clock = counters, clock
+        self._counters = counters
         self._backlog: deque[str | Spilled] = deque()
         self._behind = asyncio.Event()
         self._echoes: dict[str, None] = {}
-        self._warned = -WARN_EVERY
 
     def ignore(self, text: str) -> None:
         """Pass over *text* when it arrives: this node sent it, and nothing in it is for this node."""
@@ -142,6 +135,3 @@ class Arrivals:
     def _reject(self, error: Rejected) -> None:
         self._counters["rejected"] += 1
         self._deliver.rejected(str(error))
-        if (now := self._clock()) - self._warned >= WARN_EVERY:
-            self._warned = now
-            log.warning("what arrived was rejected: %s (%d so far)", error, self._counters["rejected"])

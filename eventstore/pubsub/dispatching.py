@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from eventstore.errors import Overflow
+from eventstore.errors import ConfigurationError, Overflow
 from eventstore.mailbox import Mailbox
 from eventstore.pubsub.topics import Subscriber, Subscriptions
 
@@ -57,6 +58,10 @@ class Fastlane:
 
     write: Callable[[Any], object]
     serialize: Callable[[Any], Any]
+
+    def __post_init__(self) -> None:
+        if inspect.iscoroutinefunction(self.write) or inspect.iscoroutinefunction(self.serialize):
+            raise ConfigurationError("write and serialize of a Fastlane must be plain functions: they must not wait")
 
 
 def fastlane(entries: list[tuple[Mailbox[Any], Any]], sender: Mailbox[Any] | None, message: Any) -> None:

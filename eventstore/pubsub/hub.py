@@ -31,6 +31,9 @@ CONNECTION = "pubsub:connection"
 """The topic on which each node tells its own subscribers ``("lost",)`` and ``("reconnected",)``: in between messages of
 other nodes may have been missed."""
 
+MANY_REASONS = 100
+"""Reasons to drop something that are told apart: anybody may send rubbish, and the log must not amplify it."""
+
 _STATS = "$stats"
 _ANSWER = "$answer"
 
@@ -68,13 +71,32 @@ class Stats:
 class Subscription(Mailbox[Any]):
     """A mailbox that is subscribed while its ``async with`` block runs."""
 
-    __slots__ = ("_pubsub", "_topics")
+    __slots__ = ("_entered", "_pubsub", "_topics")
 
     def __init__(self, pubsub: PubSub, topics: tuple[str, ...], maxsize: int, overflow: Rule) -> None:
         super().__init__(maxsize, overflow, name=f"the subscription to {', '.join(topics)}")
-        self._pubsub, self._topics = pubsub, topics
+        self._pubsub, self._topics, self._entered = pubsub, topics, False
+
+    def __aiter__(self) -> Self:
+        self._check_entered()
+        return super().__aiter__()
+
+    async def get(self) -> Any:
+        """Return the next message; see `Mailbox.get`."""
+        self._check_entered()
+        return await super().get()
+
+    async def take(self, most: int) -> list[Any]:
+        """Return what is queued; see `Mailbox.take`."""
+        self._check_entered()
+        return await super().take(most)
+
+    def _check_entered(self) -> None:
+        if not self._entered:
+            raise ConfigurationError("nothing would ever arrive: use `async with pubsub.subscription(...) as messages`")
 
     async def __aenter__(self) -> Self:
+        self._entered = True
         ready = [self._pubsub.subscribe(topic, self) for topic in self._topics]
         try:
             for one in ready:
@@ -127,7 +149,11 @@ class PubSub:
         codec: MessageCodec | None = None,
     ) -> None:
         if not isinstance(name, str) or not name:
-            raise ConfigurationError("a PubSub needs a name")
+            raise ConfigurationError(f"a PubSub needs a name, a string, not {name!r}")
+        if adapter is not None and not hasattr(adapter, "direct_broadcast"):
+            raise ConfigurationError(
+                f"adapter must be an adapter, such as Postgres(dsn, node_name=…), not {type(adapter).__name__}"
+            )
         self.name, self.adapter = name, adapter or Local()
         self.pool_size = _size("pool_size", pool_size, 1)
         self.broadcast_pool_size = _size("broadcast_pool_size", broadcast_pool_size, self.pool_size)
@@ -150,6 +176,7 @@ class PubSub:
         self._tasks = Tasks()
         self._open = False
         self._broadcasts = self._received = self._rejected = 0
+        self._reasons: dict[str, int] = {}
 
     # -- opening and closing
 
@@ -203,8 +230,7 @@ class PubSub:
             PubSubClosed: it is not open.
         """
         self._check(topic)
-        if not isinstance(mailbox, Mailbox):
-            raise ConfigurationError(f"subscribe(topic, mailbox) takes a Mailbox, not {type(mailbox).__name__}")
+        _check_mailbox(mailbox)
         self._topics.add(topic, mailbox, metadata)
         waiting = self._ready.get(topic)
         return _all(waiting) if waiting else None
@@ -220,6 +246,8 @@ class PubSub:
         """
         if not topics:
             raise ConfigurationError("subscription() needs a topic")
+        for topic in topics:
+            _check_topic(topic)
         return Subscription(self, topics, maxsize, overflow)
 
     def subscribed(self, topic: str) -> bool:
@@ -262,6 +290,7 @@ class PubSub:
         self, sender: Mailbox[Any], topic: str, message: Any, *, dispatcher: Dispatcher | str | None = None
     ) -> None:
         """As `broadcast`, but *sender* itself does not get it."""
+        _check_mailbox(sender)
         await self._broadcast(topic, message, sender, dispatcher, None)
 
     async def _broadcast(
@@ -298,6 +327,7 @@ class PubSub:
     ) -> None:
         """As `local_broadcast`, but *sender* itself does not get it."""
         self._check(topic)
+        _check_mailbox(sender)
         self._broadcasts += 1
         await self._deliver(topic, message, sender, self._resolved(dispatcher)[1])
 
@@ -312,6 +342,8 @@ class PubSub:
             InvalidMessage, BroadcastError, PubSubClosed: as `broadcast`.
         """
         self._check(topic)
+        if not isinstance(node, str):
+            raise ConfigurationError(f"a node's name is a string, not {node!r}")
         name, dispatch = self._resolved(dispatcher, by_name=True)
         self._broadcasts += 1
         envelope = self._envelope("only", node, topic, message, name)
@@ -363,6 +395,8 @@ class PubSub:
         """
         if not self._open:
             raise PubSubClosed(_NOT_OPEN.format(self.name))
+        if not within >= 0:
+            raise ConfigurationError(f"within must be seconds from 0, not {within!r}")
         ask = uuid4().hex
         answers = self._answers[ask] = [self.stats()]
         try:
@@ -378,8 +412,7 @@ class PubSub:
     def _check(self, topic: str) -> None:
         if not self._open:
             raise PubSubClosed(_NOT_OPEN.format(self.name))
-        if not isinstance(topic, str) or topic.startswith("$"):
-            raise ConfigurationError(f"a topic is a string that does not begin with $, not {topic!r}")
+        _check_topic(topic)
 
     def _resolved(
         self, dispatcher: Dispatcher | str | None, *, by_name: bool = False
@@ -472,9 +505,11 @@ class PubSub:
 
     def _reject(self, reason: str) -> None:
         self._rejected += 1
-        # Anybody may send rubbish: the log must not become its amplifier.
-        log.log(logging.WARNING if self._rejected & (self._rejected - 1) == 0 else logging.DEBUG,
-                "%s: dropped what arrived: %s (%d until now)", self.name, reason, self._rejected)  # fmt: skip
+        # Of each reason the first is told, then fewer and fewer; of endlessly many reasons together, too.
+        key = reason if reason in self._reasons or len(self._reasons) < MANY_REASONS else ""
+        count = self._reasons[key] = self._reasons.get(key, 0) + 1
+        if count & (count - 1) == 0:
+            log.warning("%s: dropped what arrived: %s (%d until now)", self.name, reason, self._rejected)
 
     def _connection(self, state: Literal["lost", "reconnected"]) -> None:
         for mailbox in self._dispatch(CONNECTION, (state,), None, None):
@@ -518,6 +553,16 @@ class _Inbox:
         self._pubsub._connection(state)
 
 
+def _check_topic(topic: object) -> None:
+    if not isinstance(topic, str) or topic.startswith("$"):
+        raise ConfigurationError(f"a topic is a string that does not begin with $, not {topic!r}")
+
+
+def _check_mailbox(mailbox: object) -> None:
+    if not isinstance(mailbox, Mailbox):
+        raise ConfigurationError(f"expected a Mailbox, not {type(mailbox).__name__}")
+
+
 def _size(name: str, given: int | None, default: int) -> int:
     size = default if given is None else given
     if type(size) is not int or not 1 <= size <= 1024:
@@ -526,8 +571,8 @@ def _size(name: str, given: int | None, default: int) -> int:
 
 
 def _sender() -> int:
-    # Tasks are spread by where they lie in memory, in steps of at least 16 bytes.
-    return id(asyncio.current_task()) >> 4
+    # Tasks lie in memory at regular distances: a product with Knuth's constant spreads them, in its upper bits.
+    return (id(asyncio.current_task()) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF) >> 40
 
 
 async def _all(waiting: list[Awaitable[None]]) -> None:

@@ -1,14 +1,26 @@
-"""Envelopes that wait to be sent: while some are on their way, further ones gather and leave together."""
+"""Envelopes that wait to be sent: while some are on their way, further ones gather and leave together.
+
+Each flush wakes every node of the cluster. So while many senders send now and then, flushes are spaced, and what they
+carry grows. A sender that waits for its answer and sends again at once is not made to wait: it would only send less.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 from eventstore.errors import DatabaseUnavailable
 from eventstore.pubsub.adapter import Envelope
+from eventstore.service import set_within
 
 __all__ = ["Outbox"]
+
+SPACING = 0.005
+"""Seconds between two flushes once `BURST` of them came within so many times this, one after another."""
+
+BURST = 4
 
 CLOSED = "the PubSub was closed before the message was known to be sent"
 
@@ -20,6 +32,7 @@ class Outbox:
         flush: sends envelopes in their order; returns once they are sent, raises if they were not.
         most: envelopes that may wait. Whoever comes later waits for room, as beyond `most_bytes`.
         most_bytes: bytes of their messages and topics; a single envelope may be larger.
+        clock: seconds that only go forward.
     """
 
     def __init__(
@@ -28,6 +41,7 @@ class Outbox:
         *,
         most: int = 10_000,
         most_bytes: int = 32 * 1024 * 1024,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._flush, self._most, self._most_bytes = flush, most, most_bytes
         self._waiting: dict[asyncio.Future[None], tuple[Envelope, int]] = {}
@@ -35,6 +49,11 @@ class Outbox:
         self._flushing = self._closed = False
         self._filled, self._room, self._idle = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._idle.set()
+        self._clock = clock
+        self._flushes: deque[float] = deque([-SPACING * BURST] * BURST, maxlen=BURST)
+        self._senders: set[int] = set()
+        self._answered: set[int] = set()
+        self._hurry = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -54,6 +73,9 @@ class Outbox:
         sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[sent] = envelope, size
         self._bytes += size
+        self._senders.add(sender := id(asyncio.current_task()))
+        if sender in self._answered:
+            self._hurry.set()
         self._filled.set()
         self._idle.clear()
         try:
@@ -66,6 +88,8 @@ class Outbox:
         """Send what waits, for ever. A flush that fails is the failure of those who wait for it."""
         while True:
             await self._filled.wait()
+            if (pause := self._pause()) > 0:
+                await set_within(self._hurry, pause)
             await self._flush_waiting()
             healthy()
 
@@ -76,6 +100,7 @@ class Outbox:
     def close(self) -> None:
         """Take nothing more, and fail what still waits."""
         self._closed = True
+        self._hurry.set()
         _fail(self._take(), None)
 
     def _fits(self, size: int) -> bool:
@@ -99,8 +124,17 @@ class Outbox:
             if not self._flushing:
                 self._idle.set()
 
+    def _pause(self) -> float:
+        """Return how long to let further envelopes gather."""
+        now = self._clock()
+        busy = now - self._flushes[0] < SPACING * BURST
+        return self._flushes[-1] + SPACING - now if busy and not self._hurry.is_set() else 0.0
+
     async def _flush_waiting(self) -> None:
         self._flushing = True
+        self._flushes.append(self._clock())
+        self._answered, self._senders = self._senders, set()
+        self._hurry.clear()
         batch = self._take()
         try:
             await self._flush([envelope for envelope, _ in batch.values()])
@@ -122,7 +156,7 @@ def _fail(batch: dict[asyncio.Future[None], tuple[Envelope, int]], error: BaseEx
     closed = error is None or not isinstance(error, Exception)
     for sent in batch:
         if not sent.done():
-            failure = DatabaseUnavailable(CLOSED if closed else f"the message was not sent: {error}")
+            failure = DatabaseUnavailable(CLOSED if closed else str(error))
             failure.__cause__ = None if closed else error
             sent.set_exception(failure)
 

@@ -52,6 +52,7 @@ class Postgres:
         engine_or_dsn: a SQLAlchemy AsyncEngine over asyncpg, or ``postgresql://…``.
         node_name: unique among the nodes of one PubSub.
         schema: where its two tables are; they are created where they are missing.
+        create: False: the tables have to be there.
         listener: a started one of the same database to share, as an open store has; it is neither stopped nor waited
             for longer than a second.
         heartbeat_interval: seconds between two checks that the node hears itself.
@@ -75,6 +76,7 @@ class Postgres:
         *,
         node_name: str,
         schema: str = DEFAULT_SCHEMA,
+        create: bool = True,
         listener: Listener | None = None,
         heartbeat_interval: float = 10.0,
         connect_timeout: float = 10.0,
@@ -87,7 +89,10 @@ class Postgres:
         self._source = source_of(engine_or_dsn, timeout=connect_timeout, cache=statement_cache_size)
         self._tables = Tables(schema)
         self._shared, self._heartbeat_interval, self._connect_timeout = listener, heartbeat_interval, connect_timeout
-        self._clock = clock
+        for option, seconds in (("heartbeat_interval", heartbeat_interval), ("connect_timeout", connect_timeout)):
+            if not 0 < seconds < 1e6:
+                raise ConfigurationError(f"{option} must be a number of seconds above 0, not {seconds!r}")
+        self._create, self._clock = create, clock
         self._running: _Running | None = None
         self.moments = Moments()
         self.counters = dict.fromkeys(
@@ -111,11 +116,11 @@ class Postgres:
             raise AlreadyStarted("this adapter runs already; each PubSub needs one of its own")
         line = Line(self._source, "notifier")
         try:
-            key = await line.run(lambda connection: self._tables.prepare(connection, deliver.name))
+            key = await line.run(lambda connection: self._tables.prepare(connection, deliver.name, create=self._create))
         finally:
             await line.close()
         async with AsyncExitStack() as started:
-            running = _Running(self, deliver, Frames(key), line)
+            running = _Running(self, deliver, key, line)
             started.push_async_callback(running.close)
             await running.open(self._shared or self._new_listener(), self._connect_timeout + HEARD_WITHIN)
             self._running = running
@@ -141,13 +146,13 @@ class Postgres:
         """Send *envelope* if and when the transaction open on *connection* commits.
 
         Raises:
-            ConfigurationError: there is no open transaction.
+            ConfigurationError: there is no open transaction, or it is in another database.
             InvalidMessage, DatabaseUnavailable: as `broadcast`.
         """
         running = self._open()
         frames = running.packed([envelope])
         async with borrowed(connection) as lent:
-            await self._tables.notify(lent, frames, hasty=False)
+            await self._tables.notify_in(lent, frames, running.name, running.key)
         running.count(frames)
         self.counters["sent"] += 1
 
@@ -174,11 +179,12 @@ class Postgres:
 class _Running:
     """An adapter between its start and its close."""
 
-    def __init__(self, adapter: Postgres, deliver: Receiver, frames: Frames, line: Line) -> None:
-        self.frames, self.outbox = frames, Outbox(self._flush)
+    def __init__(self, adapter: Postgres, deliver: Receiver, key: bytes, line: Line) -> None:
+        self.name, self.key = deliver.name, key
+        self.frames, self.outbox = Frames(key), Outbox(self._flush)
         self._adapter, self._deliver, self._line = adapter, deliver, line
         self._tables, self._counters = adapter._tables, adapter.counters
-        self._arrivals = Arrivals(frames, deliver, self._fetch, self._counters)
+        self._arrivals = Arrivals(self.frames, deliver, self._fetch, self._counters)
         self._tasks = Tasks()
         self._listener: Listener | None = None
         self._forget_state: Callable[[], object] = lambda: None

@@ -56,14 +56,21 @@ class Tables:
 
     # -- starting
 
-    async def prepare(self, connection: Any, name: str) -> bytes:
+    async def prepare(self, connection: Any, name: str, *, create: bool) -> bytes:
         """Make sure of the tables, delete what expired, and return the key of the PubSub *name*.
 
         Raises:
-            ConfigurationError: a right is missing; the message holds the SQL that would grant it.
+            ConfigurationError: the tables are missing and not to be created; or a right is missing, and the message
+                holds the SQL that would grant it.
         """
         try:
-            await self._ensure(connection)
+            if create:
+                await self._ensure(connection)
+            elif not await self._complete(connection):
+                raise ConfigurationError(
+                    f"nobody uses PubSub in the schema {self._name}: its tables are not there. Is that the schema, and "
+                    "the database? `eventstore migrate`, or the first node, creates them"
+                )
             await self.purge(connection)
             return await self._key(connection, name)
         except asyncpg.InsufficientPrivilegeError as error:
@@ -117,6 +124,28 @@ class Tables:
         if spills:
             arguments += [[spill.id for spill in spills], [spill.body for spill in spills]]
         await connection.execute(statement, *arguments)
+
+    async def notify_in(self, connection: Any, frames: Sequence[tuple[str, Frame]], name: str, key: bytes) -> None:
+        """As `notify`, in the transaction of a caller's connection, if that leads to this very PubSub.
+
+        Raises:
+            ConfigurationError: it leads to another database.
+        """
+        spills = [frame.spill for _, frame in frames if frame.spill is not None]
+        n = 5 if spills else 3
+        here = f" where exists (select from {self._keys} k where k.name = ${n} and k.key = ${n + 1})"
+        arguments: list[Any] = [[channel for channel, _ in frames], [frame.text for _, frame in frames]]
+        if spills:
+            arguments += [[spill.id for spill in spills], [spill.body for spill in spills]]
+        statement = (self._store if spills else "") + self._notify + here
+        try:
+            notified = await connection.fetchval(statement, *arguments, name, key)
+        except asyncpg.UndefinedTableError:
+            notified = 0
+        if notified != len(frames):
+            raise ConfigurationError(
+                "connection= leads to another database than this PubSub's nodes use: nobody would get the message"
+            )
 
     # -- stored bodies
 

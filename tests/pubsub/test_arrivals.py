@@ -39,9 +39,9 @@ class Bodies:
 
 class Place:
     def __init__(self) -> None:
-        self.inbox, self.bodies, self.now = Inbox(), Bodies(), 0.0
+        self.inbox, self.bodies = Inbox(), Bodies()
         self.counters = dict.fromkeys(("received", "frames_received", "rejected", "lost"), 0)
-        self.arrivals = Arrivals(FRAMES, self.inbox, self.bodies.fetch, self.counters, lambda: self.now)
+        self.arrivals = Arrivals(FRAMES, self.inbox, self.bodies.fetch, self.counters)
 
     def text(self, message: str) -> str:
         [frame] = FRAMES.pack([Envelope("except", "a", "o", "t", message)])
@@ -139,14 +139,6 @@ async def test_forged_frames_do_not_push_good_ones_out_of_the_backlog(monkeypatc
         here.bodies.go.set()
         assert await here.messages(2) == [LARGE, "1"]
     assert here.counters["rejected"] == len(here.inbox.rejections) == 100
-
-
-async def test_rejections_are_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
-    async with place() as here:
-        for here.now in (0.0, 59.0, 60.0, 61.0):
-            here.arrivals("forged")
-    assert len(caplog.records) == 2
-    assert here.counters["rejected"] == 4
 
 
 async def test_echoes_are_passed_over_once_and_their_number_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

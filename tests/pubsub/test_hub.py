@@ -14,6 +14,7 @@ import pytest
 from eventstore.errors import ConfigurationError, InvalidMessage, Overflow
 from eventstore.mailbox import Mailbox
 from eventstore.pubsub import CONNECTION, Envelope, Fastlane, Local, LocalHub, PubSub, hub
+from eventstore.pubsub.hub import MANY_REASONS
 from eventstore.pubsub.topics import Topics
 from tests.pubsub.nodes import received, subscribed
 
@@ -97,7 +98,7 @@ async def test_what_is_no_topic_is_refused(pubsub: PubSub, topic: Any) -> None:
 
 
 async def test_what_is_no_mailbox_is_refused(pubsub: PubSub) -> None:
-    with pytest.raises(ConfigurationError, match="takes a Mailbox, not Queue"):
+    with pytest.raises(ConfigurationError, match="a Mailbox, not Queue"):
         pubsub.subscribe("t", asyncio.Queue())  # type: ignore[arg-type]
 
 
@@ -393,3 +394,61 @@ def _leave_garbage(topics: Topics) -> None:
         mailbox.put_nowait(mailbox)
         topics.add("t", mailbox, n if n % 2 else None)
         topics.add(f"u{n}", mailbox, None)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 16])
+async def test_tasks_use_every_shard(size: int) -> None:
+    used: set[int] = set()
+
+    class Noting(Local):
+        async def broadcast(self, envelope: Envelope) -> None:
+            used.add(envelope.shard)
+
+    async with PubSub("test", Noting(), pool_size=size) as pubsub:
+        await asyncio.gather(*(pubsub.broadcast("t", number) for number in range(500)))
+    assert used == set(range(size))
+
+
+async def test_a_subscription_outside_its_block_says_that_nothing_would_arrive(pubsub: PubSub) -> None:
+    messages = pubsub.subscription("t")
+    for taking in (messages.get, lambda: messages.take(1), lambda: anext(aiter(messages))):
+        with pytest.raises(ConfigurationError, match="async with"):
+            await taking()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda pubsub: pubsub.subscription(["a", "b"]),
+        lambda pubsub: pubsub.subscription("$a"),
+        lambda pubsub: pubsub.direct_broadcast(1, "t", 2),
+        lambda pubsub: pubsub.broadcast_from(None, "t", 2),
+        lambda pubsub: pubsub.local_broadcast_from("t", "t", 2),
+        lambda pubsub: pubsub.subscribe("t", []),
+        lambda pubsub: pubsub.cluster_stats(within=-1),
+        lambda _: PubSub("test", "postgresql://"),  # type: ignore[arg-type]
+        lambda _: PubSub(1),  # type: ignore[arg-type]
+        lambda _: Fastlane(asyncio.sleep, str),
+    ],
+)
+async def test_wrong_use_is_refused_by_name(pubsub: PubSub, wrong: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        await (wrong(pubsub) or asyncio.sleep(0))
+
+
+async def test_each_reason_of_a_rejection_is_logged_the_first_time(
+    pubsub: PubSub, caplog: pytest.LogCaptureFixture
+) -> None:
+    for reason in ("a", "a", "a", "b", "a"):
+        pubsub._reject(reason)
+    told = [record.getMessage().partition(": dropped what arrived: ")[2][0] for record in caplog.records]
+    assert told == list("aaba")
+
+
+async def test_endlessly_many_reasons_are_logged_less_and_less(
+    pubsub: PubSub, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(10_000):
+        pubsub._reject(f"reason {number}")
+    assert len(caplog.records) < MANY_REASONS + 20
+    assert pubsub.stats().rejected == 10_000

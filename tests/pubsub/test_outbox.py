@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 
 from eventstore.errors import ConfigurationError, DatabaseUnavailable
 from eventstore.pubsub.adapter import Envelope
-from eventstore.pubsub.outbox import Outbox
+from eventstore.pubsub.outbox import BURST, SPACING, Outbox
 
 
 class Wire:
@@ -37,9 +37,13 @@ class Wire:
         await asyncio.wait_for(self._begun.acquire(), 10)
 
 
+def running(wire: Wire, **limits: int) -> AbstractAsyncContextManager[Outbox]:
+    return running_at(wire.flush, **limits)
+
+
 @asynccontextmanager
-async def running(wire: Wire, **limits: int) -> AsyncIterator[Outbox]:
-    outbox = Outbox(wire.flush, **limits)
+async def running_at(flush: Any, **options: Any) -> AsyncIterator[Outbox]:
+    outbox = Outbox(flush, **options)
     task = asyncio.ensure_future(outbox.run(lambda: None))
     try:
         yield outbox
@@ -80,7 +84,7 @@ async def test_a_flush_that_fails_fails_exactly_its_envelopes() -> None:
         wire.error = None
         wire.let_go()
         await asyncio.gather(*rest)
-        with pytest.raises(DatabaseUnavailable, match="not sent: no right"):
+        with pytest.raises(DatabaseUnavailable, match="^no right"):
             await first[0]
 
 
@@ -177,3 +181,42 @@ async def test_closing_fails_who_waits_who_waits_for_room_and_who_comes_later() 
     await asyncio.wait(sending)
     assert [type(each.exception()) for each in sending] == [DatabaseUnavailable] * 4
     assert wire.batches == [["1"]]
+
+
+async def delivered(outbox: Outbox, count: int) -> None:
+    """Send *count* envelopes one after another, each from a task of its own."""
+    for number in range(count):
+        await asyncio.gather(*send(outbox, str(number)))
+
+
+async def at_once(_: list[Envelope]) -> None:
+    return None
+
+
+async def test_many_senders_in_a_short_time_share_flushes(monkeypatch: pytest.MonkeyPatch) -> None:
+    paused = []
+
+    async def pause(_: asyncio.Event, seconds: float) -> bool:
+        paused.append(seconds)
+        return False
+
+    monkeypatch.setattr("eventstore.pubsub.outbox.set_within", pause)
+    async with running_at(at_once, clock=lambda: 100.0) as outbox:
+        await delivered(outbox, BURST)
+        assert paused == []
+        await delivered(outbox, 2)
+        assert paused == pytest.approx([SPACING, SPACING])
+
+
+async def test_a_sender_that_waits_for_its_answers_is_not_held_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eventstore.pubsub.outbox.set_within", None)  # to call it would fail
+    async with running_at(at_once, clock=lambda: 100.0) as outbox:
+        for number in range(3 * BURST):
+            await outbox.send(Envelope("except", "a", "o", "t", str(number)))
+
+
+async def test_flushes_that_lie_apart_are_not_held_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eventstore.pubsub.outbox.set_within", None)
+    times = iter(range(1_000_000))
+    async with running_at(at_once, clock=lambda: next(times) * SPACING) as outbox:
+        await delivered(outbox, 3 * BURST)
