@@ -116,7 +116,7 @@ class Protocol:
         self.state = State(replica)
         self._options = options
         self._peers: dict[str, _Peer] = {}
-        # Names no peer has any more: what a message still under way says about one must not bring it back.
+        # Replaced or ended, and until when they are ignored: messages still under way must not bring them back.
         self._gone: dict[Replica, float] = {}
         self._clocks: dict[Replica, Clock] = {}
         self._generations = Generations(options.max_delta_sizes)
@@ -158,10 +158,10 @@ class Protocol:
             return outcome
         if kind == "permdown":
             if (peer := self._peers.get(sender.node)) is not None and peer.replica == sender:
-                self._forget(peer, now, outcome)
+                self._gone[sender] = now + self._options.permdown_period
+                self._forget(peer, outcome)
             return outcome
-        if not self._heard(sender, now, outcome):
-            return outcome
+        self._heard(sender, now, outcome)
         _HANDLE[kind](self, sender, *rest, outcome)
         return outcome
 
@@ -198,11 +198,13 @@ class Protocol:
 
     # -- listening
 
-    def _heard(self, sender: Replica, now: float, outcome: Outcome) -> bool:
-        """Note that *sender* lives; tell whether it is to be listened to."""
+    def _heard(self, sender: Replica, now: float, outcome: Outcome) -> None:
+        """Note that *sender* lives."""
         peer = self._peers.get(sender.node)
         if peer is not None and peer.replica != sender:
-            self._forget(peer, now, outcome)
+            # Not for longer: had messages overtaken each other, it would be the one that lives.
+            self._gone[peer.replica] = now + self._options.down
+            self._forget(peer, outcome)
             peer = None
         if peer is None:
             peer = self._peers[sender.node] = _Peer(sender, now, up=False)
@@ -212,7 +214,6 @@ class Protocol:
             outcome.changed(self.state.replica_up(sender))
             # It should not have to wait for what it does not know yet.
             self.speak()
-        return True
 
     def _take_clock(self, sender: Replica, clock: dict[Replica, int], _outcome: Outcome) -> None:
         # What it says about replicas that are unknown or down here is nothing to ask for, or there would be no end.
@@ -239,18 +240,18 @@ class Protocol:
         for peer in tuple(self._peers.values()):
             silence = now - peer.heard
             if silence > self._options.permdown_period:
-                self._forget(peer, now, outcome)
+                # Should it speak again, it is welcome: nothing of it can be under way after that long.
+                self._forget(peer, outcome)
             elif silence > self._options.down and peer.up:
                 peer.up = False
                 outcome.changed(self.state.replica_down(peer.replica))
-        for replica, since in tuple(self._gone.items()):
-            if now - since > self._options.permdown_period:
+        for replica, until in tuple(self._gone.items()):
+            if now > until:
                 del self._gone[replica]
 
-    def _forget(self, peer: _Peer, now: float, outcome: Outcome) -> None:
+    def _forget(self, peer: _Peer, outcome: Outcome) -> None:
         self._peers.pop(peer.replica.node, None)
         self._clocks.pop(peer.replica, None)
-        self._gone[peer.replica] = now
         self._generations = self._generations.without(peer.replica)
         outcome.changed(self.state.remove_replica(peer.replica))
 

@@ -265,10 +265,11 @@ class Tracker:
     def _sendable(self, topic: str, key: Any, meta: Any) -> dict[str, Any]:
         if not isinstance(meta, Mapping):
             raise ConfigurationError(f"the meta of a presence is a dict, not {type(meta).__name__}")
-        if isinstance(key, (list, dict, set)):
+        if not _is_key(key):
             raise ConfigurationError(f"the key of a presence is a string, a number or a tuple, not {key!r}")
         plain = dict(meta)
-        self._pubsub.codec.encode([topic, key, plain])
+        # As deep as in a delta: what cannot be sent would keep all that is sent with it from the others.
+        self._pubsub.codec.encode([[[[[topic, key, plain]]]]])
         return plain
 
     def _reference(self) -> str:
@@ -297,3 +298,9 @@ class Tracker:
             if state == ("reconnected",):
                 for shard in self._shards:
                     shard.resync()
+
+
+def _is_key(key: Any, level: int = 0) -> bool:
+    if isinstance(key, tuple):
+        return level < 32 and all(_is_key(part, level + 1) for part in key)
+    return key is None or isinstance(key, (str, int, float))
