@@ -113,6 +113,22 @@ class Mailbox(Generic[T]):
             waited = True
         self.put_nowait(item)
 
+    def room(self, *, first: bool = False) -> asyncio.Future[None]:
+        """Return a future that is done when there may be room, in turn with `put`; *first*: it was overtaken before.
+
+        For those who must not keep the mailbox alive while they wait. Who does not use the room says `pass_on`.
+        """
+        future = asyncio.get_running_loop().create_future()
+        if first:
+            self._putters.appendleft(future)
+        else:
+            self._putters.append(future)
+        return future
+
+    def pass_on(self) -> None:
+        """Wake the next who waits for room."""
+        _wake_one(self._putters)
+
     def _has_room(self) -> bool:
         """Make room by the overflow rule; tell whether the new item is to be queued."""
         if self.closed:
@@ -224,14 +240,21 @@ class Mailbox(Generic[T]):
 
 
 def _close_with(owner: asyncio.Task[Any], mailbox: Mailbox[Any]) -> None:
-    """Close *mailbox* when *owner* is done, without keeping it alive until then."""
-    reference = weakref.ref(mailbox)
+    """Close *mailbox* when *owner* is done; neither keeps the other alive, and the owner forgets what ended first."""
+    held = weakref.ref(owner)
+
+    def forget(_: object) -> None:
+        if (task := held()) is not None:
+            task.remove_done_callback(close)
+
+    reference = weakref.ref(mailbox, forget)
 
     def close(_: object) -> None:
         if (left := reference()) is not None:
             left.close()
 
     owner.add_done_callback(close)
+    mailbox.on_close(forget)
 
 
 async def _turn(waiting: deque[asyncio.Future[None]], *, first: bool = False) -> None:

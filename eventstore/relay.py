@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
-from eventstore.errors import DatabaseUnavailable, Overflow, TransactionConflict
+from eventstore.errors import DatabaseUnavailable, PubSubClosed, TransactionConflict
 from eventstore.events import Event
 from eventstore.feed import Follower
 from eventstore.service import Backoff, Moments, Tasks
@@ -28,8 +28,8 @@ class LocalBroadcast(Protocol):
     def subscribed(self, topic: str) -> bool:
         """Whether anybody of this node subscribed to *topic*."""
 
-    async def local_broadcast(self, topic: str, message: Any) -> None:
-        """Give *message* to the subscribers of *topic* on this node."""
+    def local_broadcast_nowait(self, topic: str, message: Any) -> None:
+        """Give *message* to the subscribers of *topic* on this node; a full mailbox loses it."""
 
 
 def is_event_topic(topic: str) -> bool:
@@ -93,20 +93,25 @@ class Relay:
             self._began = asyncio.get_running_loop().create_future()
             self._running = self._tasks.spawn("relay", self._relay(self._began))
         assert self._began is not None
-        return asyncio.shield(self._began)
+        return self._began
 
     async def stop(self) -> None:
         """End relaying."""
         self._topics.clear()
-        self._end()
+        self._end(PubSubClosed("the store was closed before its events were relayed"))
         await self._tasks.stop()
 
-    def _end(self) -> None:
+    def _end(self, error: Exception | None = None) -> None:
+        """Relay no more. Who still waits for the beginning gets *error*, or, its interest being gone, nothing."""
         running, self._running = self._running, None
         if running is not None:
             running.cancel()
         if self._began is not None and not self._began.done():
-            self._began.cancel()
+            if error is None:
+                self._began.set_result(None)
+            else:
+                self._began.set_exception(error)
+                self._began.exception()  # retrieved, whether anybody waits or not
 
     async def _relay(self, began: asyncio.Future[None]) -> None:
         backoff, follower = Backoff(0.05, 5.0), None
@@ -115,24 +120,26 @@ class Relay:
                 try:
                     if follower is None:
                         follower = self._follow(await self._position())
-                        began.set_result(None)
+                        if not began.done():
+                            began.set_result(None)
                         self.moments.reach("began")
                     events = await follower.next()
                 except (DatabaseUnavailable, TransactionConflict) as error:
                     log.warning("relaying: %s; trying again", error)
-                    await asyncio.sleep(backoff.next())
+                except Exception:
+                    log.exception("relaying failed; trying again")
+                else:
+                    backoff.reset()
+                    self._broadcast(events)
                     continue
-                backoff.reset()
-                await self._broadcast(events)
+                await asyncio.sleep(backoff.next())
         finally:
             if follower is not None:
                 follower.close()
             self.moments.reach("ended")
 
-    async def _broadcast(self, events: list[Event]) -> None:
+    def _broadcast(self, events: list[Event]) -> None:
+        # Nobody is waited for: one mailbox that is full would stop the events of all others.
         for topic, some in topics_of(events, self._pubsub.subscribed).items():
-            try:
-                await self._pubsub.local_broadcast(topic, ("events", some))
-            except Overflow as error:
-                log.warning("relaying: %s", error)
+            self._pubsub.local_broadcast_nowait(topic, ("events", some))
         self.moments.reach("relayed", events)

@@ -31,7 +31,7 @@ async def set_within(event: asyncio.Event, seconds: float) -> bool:
     return True
 
 
-async def to_its_end(work: Coroutine[Any, Any, object]) -> None:
+async def to_its_end(work: Awaitable[object]) -> None:
     """Await *work* also while this task is being cancelled; the cancellation is raised once it has ended."""
     task, cancelled = asyncio.ensure_future(work), False
     while not task.done():

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from functools import partial
+from itertools import count
 from os import PathLike, getpid
 from typing import TYPE_CHECKING, Literal, Self
 from uuid import uuid4
@@ -40,7 +41,7 @@ from eventstore.log.streams import Scavenged, StreamInfo, StreamMetadata
 from eventstore.presence import NodePresence
 from eventstore.pubsub.hub import PubSub
 from eventstore.pubsub.local import Alone
-from eventstore.relay import Relay
+from eventstore.relay import Relay, is_event_topic
 from eventstore.selectors import All, Selector, check_selector
 from eventstore.service import Backoff, Tasks, set_within, to_its_end
 from eventstore.settings import Settings
@@ -66,6 +67,15 @@ CONTROL_CONNECTIONS = 3
 log = logging.getLogger(__name__)
 
 
+_stores = count(1)
+
+
+def _name_of_this_node() -> str:
+    """Return host and process id, and from a process's second store on its number."""
+    name, number = f"{socket.gethostname()}-{getpid()}", next(_stores)
+    return name if number == 1 else f"{name}-{number}"
+
+
 class EventStore:
     """The event store of one schema, as one node.
 
@@ -75,7 +85,7 @@ class EventStore:
     Args:
         dsn: ``postgresql://user@host/database``; None: the embedded Postgres.
         schema: the schema that holds the log.
-        node_name: how this process is called in lists; by default host and process id.
+        node_name: how this node is called in lists and by `PubSub.direct_broadcast`; by default host and process id.
         settings: what can be tuned.
         data_dir: where the embedded Postgres keeps its data; by default in the user's data directory.
 
@@ -95,7 +105,7 @@ class EventStore:
         data_dir: str | PathLike[str] | None = None,
     ) -> None:
         self.schema = schemas.check_schema_name(schema)
-        self.node_name = node_name or f"{socket.gethostname()}-{getpid()}"
+        self.node_name = node_name or _name_of_this_node()
         self.settings = settings or Settings()
         self._handlers: dict[str, Handler] = {}
         self._declared: dict[str, tuple[Selector, int, After]] = {}
@@ -117,6 +127,7 @@ class EventStore:
             self._last_position,
         )
         self.pubsub.on_interest(self._relay.interest)
+        self.pubsub.keep_local(is_event_topic)
         self.place(dsn, data_dir=data_dir)
 
     # -- where
@@ -181,7 +192,13 @@ class EventStore:
                 connect_timeout=self.settings.connect_timeout,
                 statement_cache_size=self.settings.statement_cache_size,
             )
-        await started.enter_async_context(self.pubsub)
+        try:
+            await started.enter_async_context(self.pubsub)
+        except ConfigurationError as error:
+            # The log does not need it, and a role that was granted the log alone goes on as before.
+            log.warning("store.pubsub reaches this node only: %s", error)
+            self.pubsub.adapter = Alone(self.node_name)
+            await started.enter_async_context(self.pubsub)
         started.push_async_callback(self._relay.stop)
 
     async def _start_embedded(self, started: AsyncExitStack) -> str:

@@ -354,3 +354,14 @@ async def test_small_mailboxes_warn_of_nothing(caplog: pytest.LogCaptureFixture)
 async def test_an_owner_that_is_no_task_is_refused(owner: Any) -> None:
     with pytest.raises(ConfigurationError, match="the owner of a mailbox is a task"):
         Mailbox(owner=owner)
+
+
+async def test_an_owner_keeps_nothing_of_mailboxes_that_ended() -> None:
+    owner = asyncio.current_task()
+    assert owner is not None
+    before = len(owner._callbacks or ())  # type: ignore[attr-defined]
+    for _ in range(100):
+        Mailbox[int](owner=owner).close()
+        Mailbox[int](owner=owner)
+    gc.collect()
+    assert len(owner._callbacks or ()) == before  # type: ignore[attr-defined]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import asyncpg
 import pytest
 
 from eventstore import EventStore, NewEvent, Settings
-from eventstore.errors import BroadcastError, InvalidMessage
+from eventstore.errors import BroadcastError, ConfigurationError, EventStoreError, InvalidMessage, PubSubClosed
 from eventstore.events import Event
-from eventstore.pubsub import Mailbox
+from eventstore.pubsub import CONNECTION, Envelope, Mailbox, hub
 from eventstore.relay import topics_of
 from tests.conftest import QUICK
 
@@ -69,7 +70,7 @@ async def test_events_cannot_be_broadcast_to_other_nodes(store: EventStore) -> N
     await store.append("a", [NewEvent("A")])
     (event,) = [event async for event in store.read("a")]
     with pytest.raises(InvalidMessage):
-        await store.pubsub.broadcast("events", ("events", [event]))
+        await store.pubsub.broadcast("elsewhere", ("events", [event]))
 
 
 async def test_messages_of_applications_reach_other_nodes(store: EventStore, db: str) -> None:
@@ -82,7 +83,8 @@ async def test_the_relay_ends_with_its_last_subscriber_and_begins_anew(store: Ev
     ended = store._relay.moments.next("ended")
     async with store.pubsub.subscription("events"):
         assert not ended.done()
-    await ended
+    async with asyncio.timeout(10):
+        await ended
     await store.append("a", [NewEvent("A")])
     async with store.pubsub.subscription("events") as messages:
         later = await store.append("a", [NewEvent("A")])
@@ -97,6 +99,80 @@ async def test_a_store_that_does_not_listen_says_so_instead_of_broadcasting_to_n
         assert await messages.get() == "hello"
         done = await store.append("a", [NewEvent("A")])
         assert await positions(messages, 1) == [done.position]
+
+
+async def test_one_who_gives_up_waiting_disturbs_nobody_else(store: EventStore) -> None:
+    going = asyncio.Event()
+    position = store._relay._position
+
+    async def slowly() -> int:
+        await going.wait()
+        return await position()
+
+    store._relay._position = slowly
+    impatient = asyncio.create_task(store.pubsub.subscription("events").__aenter__())
+    patient = store.pubsub.subscription("events")
+    entering = asyncio.create_task(patient.__aenter__())
+    await asyncio.sleep(0)
+    impatient.cancel()
+    await asyncio.wait([impatient])
+    going.set()
+    await entering
+    async with store.pubsub.subscription("events") as later:
+        done = await store.append("a", [NewEvent("A")])
+        assert await positions(patient, 1) == await positions(later, 1) == [done.position]
+    patient.close()
+
+
+async def test_closing_while_the_relay_begins_says_so(db: str) -> None:
+    async with another(db) as store:
+        store._relay._position = asyncio.Event().wait  # type: ignore[assignment]
+        ready = store.pubsub.subscribe("events", kept := Mailbox())
+        assert ready is not None
+    with pytest.raises(PubSubClosed):
+        await ready
+    del kept
+
+
+async def test_a_last_subscriber_that_leaves_ends_the_wait_of_others_in_peace(store: EventStore) -> None:
+    store._relay._position = asyncio.Event().wait  # type: ignore[assignment]
+    ready = store.pubsub.subscribe("events", mailbox := Mailbox())
+    mailbox.close()
+    async with asyncio.timeout(10):
+        await ready  # type: ignore[misc]
+
+
+async def test_the_relay_goes_on_after_an_error_it_does_not_know(store: EventStore, sql: asyncpg.Connection) -> None:
+    async with store.pubsub.subscription("events") as messages:
+        await sql.execute("alter function eventstore.read_events_v1 rename to hidden")
+        with suppress(EventStoreError):
+            await store.append("a", [NewEvent("A")])
+        await sql.execute("alter function eventstore.hidden rename to read_events_v1")
+        done = await store.append("a", [NewEvent("A")])
+        assert (await positions(messages, 2))[-1] == done.position
+
+
+async def test_a_full_mailbox_with_the_rule_to_block_stops_nobody_elses_events(store: EventStore) -> None:
+    stalled: Mailbox[Any] = Mailbox(1, "block")
+    async with store.pubsub.subscription("events") as messages:
+        store.pubsub.subscribe("events", stalled)
+        for _ in range(5):
+            await store.append("a", [NewEvent("A")])
+        assert len(await positions(messages, 5)) == 5
+    assert stalled.dropped >= 1
+
+
+@pytest.mark.parametrize("topic", ["events", "stream:a", "type:A", CONNECTION])
+async def test_nothing_of_these_topics_leaves_its_node_or_comes_from_another(store: EventStore, topic: str) -> None:
+    with pytest.raises(ConfigurationError, match="stay on their node"):
+        await store.pubsub.broadcast(topic, ("events", []))
+    with pytest.raises(ConfigurationError, match="stay on their node"):
+        await store.pubsub.direct_broadcast("two", topic, ("events", []))
+    async with store.pubsub.subscription(topic) as messages:
+        forged = Envelope("all", "two", "origin", topic, '["events"]')
+        hub._Inbox(store.pubsub)(forged)
+        assert not len(messages)
+    assert store.pubsub.stats().rejected == 1
 
 
 def event(position: int, stream: str | None, type: str) -> Event:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from eventstore.mailbox import Mailbox, Rule
     from eventstore.pubsub.adapter import Adapter, Envelope, Receiver
     from eventstore.pubsub.codec import Codec, MessageCodec
-    from eventstore.pubsub.dispatching import Dispatcher, Fastlane, fastlane
+    from eventstore.pubsub.dispatching import Dispatcher, Fastlane, fastlane, put_or_lose
     from eventstore.pubsub.hub import CONNECTION, PubSub, Stats, Subscription
     from eventstore.pubsub.local import Local, LocalHub
     from eventstore.pubsub.postgres import Postgres
@@ -46,7 +46,7 @@ _HOMES = {
     "eventstore.mailbox": ("Mailbox", "Rule"),
     "eventstore.pubsub.adapter": ("Adapter", "Envelope", "Receiver"),
     "eventstore.pubsub.codec": ("Codec", "MessageCodec"),
-    "eventstore.pubsub.dispatching": ("Dispatcher", "Fastlane", "fastlane"),
+    "eventstore.pubsub.dispatching": ("Dispatcher", "Fastlane", "fastlane", "put_or_lose"),
     "eventstore.pubsub.hub": ("CONNECTION", "PubSub", "Stats", "Subscription"),
     "eventstore.pubsub.local": ("Local", "LocalHub"),
     "eventstore.pubsub.postgres": ("Postgres",),
@@ -80,6 +80,7 @@ __all__ = [
     "Stats",
     "Subscription",
     "fastlane",
+    "put_or_lose",
 ]
 
 

@@ -11,15 +11,15 @@ from eventstore.errors import ConfigurationError, Overflow
 from eventstore.mailbox import Mailbox
 from eventstore.pubsub.topics import Subscriber, Subscriptions
 
-__all__ = ["Dispatcher", "Fastlane", "Full", "fastlane", "to_mailboxes"]
+__all__ = ["Dispatcher", "Fastlane", "Full", "fastlane", "put_or_lose", "to_mailboxes"]
 
 Dispatcher: TypeAlias = Callable[[list[tuple[Mailbox[Any], Any]], Mailbox[Any] | None, Any], object]
 """``dispatch(entries, sender, message)``: *entries* are (mailbox, metadata), the sender's own included; *sender* is
 None unless the message came by a ``…_from`` of this node. Called once for each registry partition that has entries;
 what it returns is ignored. It must not wait."""
 
-Full: TypeAlias = list[Mailbox[Any]]
-"""Mailboxes that had no room and whose rule is not to lose."""
+Full: TypeAlias = list[Subscriber]
+"""Subscribers whose mailboxes had no room and whose rule is not to lose, once for each message that did not fit."""
 
 
 def to_mailboxes(entries: list[tuple[Subscriber, Subscriptions]], sender: Mailbox[Any] | None, message: Any) -> Full:
@@ -33,7 +33,7 @@ def to_mailboxes(entries: list[tuple[Subscriber, Subscriptions]], sender: Mailbo
             try:
                 mailbox.put_nowait(message)
             except Overflow:
-                full.append(mailbox)
+                full.append(subscriber)
     return full
 
 

@@ -6,7 +6,8 @@ import asyncio
 import inspect
 import logging
 import os
-from collections.abc import Awaitable, Callable
+import weakref
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 from uuid import uuid4
@@ -17,8 +18,8 @@ from eventstore.pubsub.adapter import Adapter, Envelope, Mode, stats_of
 from eventstore.pubsub.codec import Codec, MessageCodec
 from eventstore.pubsub.dispatching import Dispatcher, Full, fastlane, flat, to_mailboxes
 from eventstore.pubsub.local import Local
-from eventstore.pubsub.topics import Topics
-from eventstore.service import Moments, Tasks
+from eventstore.pubsub.topics import Subscriber, Topics
+from eventstore.service import Moments, Tasks, to_its_end
 
 if TYPE_CHECKING:
     from eventstore.database import Borrowable
@@ -96,21 +97,19 @@ class Subscription(Mailbox[Any]):
             raise ConfigurationError("nothing would ever arrive: use `async with pubsub.subscription(...) as messages`")
 
     async def __aenter__(self) -> Self:
+        if self._entered:
+            raise ConfigurationError("a subscription is used once; make another one with pubsub.subscription(...)")
         self._entered = True
-        ready = [self._pubsub.subscribe(topic, self) for topic in self._topics]
         try:
+            ready = [self._pubsub.subscribe(topic, self) for topic in self._topics]
+            self._pubsub._owned.add(self)
             for one in ready:
                 if one is not None:
                     await one
         except BaseException:
             self.close()
             raise
-        self._pubsub._owned[self] = None
         return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._pubsub._owned.pop(self, None)
-        self.close()
 
 
 class PubSub:
@@ -171,7 +170,9 @@ class PubSub:
         self._interests: list[Interest] = []
         self._ready: dict[str, list[Awaitable[None]]] = {}
         self._dispatchers: dict[str, Dispatcher] = {"fastlane": fastlane}
-        self._owned: dict[Subscription, None] = {}
+        self._owned: weakref.WeakSet[Subscription] = weakref.WeakSet()
+        self._kept_local: list[Callable[[str], bool]] = [CONNECTION.__eq__]
+        self._closing: asyncio.Future[None] | None = None
         self._answers: dict[str, list[Stats]] = {}
         self._tasks = Tasks()
         self._open = False
@@ -193,11 +194,17 @@ class PubSub:
     async def __aenter__(self) -> Self:
         if self._open:
             raise ConfigurationError(f"the PubSub {self.name!r} is open already")
-        self._open = True
+        _check_node_name(self.node_name)
+        self._open, self._closing, self.origin = True, None, uuid4().hex
+        self._broadcasts = self._received = self._rejected = 0
         try:
             await self.adapter.start(_Inbox(self))
+            if not self._open:
+                await to_its_end(self.adapter.close())
+                raise PubSubClosed(f"the PubSub {self.name!r} was closed while it was opened")
         except BaseException:
             self._open = False
+            self._topics.clear()
             raise
         return self
 
@@ -206,9 +213,13 @@ class PubSub:
 
     async def close(self) -> None:
         """End every subscription of this node, and iterations over those of `subscription`. Closing twice is fine."""
-        if not self._open:
-            return
-        self._open = False
+        if self._open:
+            self._open = False
+            self._closing = asyncio.ensure_future(self._close())
+        if self._closing is not None:
+            await to_its_end(self._closing)
+
+    async def _close(self) -> None:
         for subscription in tuple(self._owned):
             subscription.close()
         self._topics.clear()
@@ -233,7 +244,7 @@ class PubSub:
         _check_mailbox(mailbox)
         self._topics.add(topic, mailbox, metadata)
         waiting = self._ready.get(topic)
-        return _all(waiting) if waiting else None
+        return _Ready(waiting) if waiting else None
 
     def unsubscribe(self, topic: str, mailbox: Mailbox[Any]) -> None:
         """End every subscription of *mailbox* to *topic*; what is queued stays. None is fine."""
@@ -257,9 +268,13 @@ class PubSub:
     def on_interest(self, callback: Interest) -> None:
         """Call *callback* with a topic and True when its first subscriber comes, and False when its last one goes.
 
-        It may return an awaitable that is done once messages of that topic will arrive.
+        It may return a future that is done once messages of that topic will arrive.
         """
         self._interests.append(callback)
+
+    def keep_local(self, concerned: Callable[[str], bool]) -> None:
+        """Never let a message of a topic that is *concerned* leave this node, or come from another."""
+        self._kept_local.append(concerned)
 
     # -- broadcasting
 
@@ -282,7 +297,11 @@ class PubSub:
             InvalidMessage: it would not arrive as it was sent.
             BroadcastError: the adapter could not send it; nobody here got it either.
             Overflow: a full mailbox of this node has the rule ``error``; everybody else got it.
+            ConfigurationError: messages of that topic stay on their node.
             PubSubClosed: it is not open.
+
+        With *connection* what the database says is raised as `EventStore.append` raises it there, such as
+        `TransactionConflict`, and not as BroadcastError: it concerns the transaction.
         """
         await self._broadcast(topic, message, None, dispatcher, connection)
 
@@ -302,6 +321,7 @@ class PubSub:
         connection: Borrowable | None,
     ) -> None:
         self._check(topic)
+        self._check_wide(topic)
         name, dispatch = self._resolved(dispatcher, by_name=True)
         mode: Mode = "except" if connection is None else "all"
         envelope = self._envelope(mode, self.node_name, topic, message, name)
@@ -321,6 +341,16 @@ class PubSub:
         self._check(topic)
         self._broadcasts += 1
         await self._deliver(topic, message, None, self._resolved(dispatcher)[1])
+
+    def local_broadcast_nowait(self, topic: str, message: Any) -> None:
+        """As `local_broadcast`, but nobody waits or is told: full mailboxes lose it, by whatever rule, and count that.
+
+        Raises:
+            PubSubClosed: it is not open.
+        """
+        self._check(topic)
+        self._broadcasts += 1
+        self._lose(self._dispatch(topic, message, None, None))
 
     async def local_broadcast_from(
         self, sender: Mailbox[Any], topic: str, message: Any, *, dispatcher: Dispatcher | str | None = None
@@ -342,6 +372,7 @@ class PubSub:
             InvalidMessage, BroadcastError, PubSubClosed: as `broadcast`.
         """
         self._check(topic)
+        self._check_wide(topic)
         if not isinstance(node, str):
             raise ConfigurationError(f"a node's name is a string, not {node!r}")
         name, dispatch = self._resolved(dispatcher, by_name=True)
@@ -458,11 +489,36 @@ class PubSub:
     ) -> None:
         """Dispatch here; wait for full mailboxes that ask for it, after everybody else got the message."""
         if full := self._dispatch(topic, message, sender, dispatch):
-            for mailbox in full:
-                if mailbox.overflow == "block":
-                    await mailbox.put(message)
-            if refused := [mailbox.name for mailbox in full if mailbox.overflow == "error"]:
+            blocked, refused = _apart(full)
+            await asyncio.gather(*(self._when_room(subscriber, topic, message) for subscriber in blocked))
+            if refused:
                 raise Overflow(f"{len(refused)} of the subscribers of {topic!r} were full: {', '.join(refused[:3])}")
+
+    async def _when_room(self, subscriber: Subscriber, topic: str, message: Any) -> None:
+        """Queue *message* once there is room. Who waits keeps no mailbox alive, nor waits for one that unsubscribed."""
+        waited = False
+        while (mailbox := subscriber()) is not None and topic in subscriber.topics:
+            try:
+                mailbox.put_nowait(message)
+            except Overflow:
+                room = mailbox.room(first=waited)
+            else:
+                return
+            subscriber.waiting.add(room)
+            waited, mailbox = True, None
+            try:
+                await room
+            except BaseException:
+                if room.done() and not room.cancelled() and (mailbox := subscriber()) is not None:
+                    mailbox.pass_on()
+                raise
+            finally:
+                subscriber.waiting.discard(room)
+
+    def _lose(self, full: Full) -> None:
+        for subscriber in full:
+            if (mailbox := subscriber()) is not None:
+                mailbox.dropped += 1
 
     def _dispatch(self, topic: str, message: Any, sender: Mailbox[Any] | None, dispatch: Dispatcher | None) -> Full:
         full: Full = []
@@ -481,6 +537,8 @@ class PubSub:
             return
         if envelope.topic not in self._topics and not envelope.topic.startswith("$"):
             return
+        if any(concerned(envelope.topic) for concerned in self._kept_local):
+            raise InvalidMessage("its topic is one whose messages stay on their node")
         message = self.codec.decode(envelope.message)
         if envelope.topic.startswith("$"):
             self._internal(envelope.topic, message)
@@ -489,9 +547,7 @@ class PubSub:
         if name is not None and name not in self._dispatchers:
             raise InvalidMessage(f"no dispatcher {name!r} is registered on this node")
         full = self._dispatch(envelope.topic, message, None, self._dispatchers[name] if name is not None else None)
-        # There is no sender here who could wait or be told.
-        for mailbox in full:
-            mailbox.dropped += 1
+        self._lose(full)  # there is no sender here who could wait or be told
         self._received += 1
         self.moments.reach("received", envelope)
 
@@ -512,19 +568,42 @@ class PubSub:
             log.warning("%s: dropped what arrived: %s (%d until now)", self.name, reason, self._rejected)
 
     def _connection(self, state: Literal["lost", "reconnected"]) -> None:
-        for mailbox in self._dispatch(CONNECTION, (state,), None, None):
-            mailbox.dropped += 1
+        self._lose(self._dispatch(CONNECTION, (state,), None, None))
         self.moments.reach(state)
 
     def _interested(self, topic: str, wanted: bool) -> None:
-        waiting = [ready for callback in self._interests if (ready := callback(topic, wanted)) is not None]
+        waiting = [ready for callback in self._interests if (ready := _asked(callback, topic, wanted)) is not None]
         if wanted and waiting:
             self._ready[topic] = waiting
         else:
             self._ready.pop(topic, None)
 
+    def _check_wide(self, topic: str) -> None:
+        if any(concerned(topic) for concerned in self._kept_local):
+            raise ConfigurationError(f"messages of {topic!r} stay on their node; use local_broadcast")
+
+
+def _asked(callback: Interest, topic: str, wanted: bool) -> Awaitable[None] | None:
+    try:
+        return callback(topic, wanted)
+    except Exception:
+        log.exception("what follows the interest in topics failed")
+        return None
+
 
 _NOT_OPEN = "the PubSub {!r} is not open; use `async with PubSub(...) as pubsub`"
+
+
+def _apart(full: Full) -> tuple[Full, list[str]]:
+    """Return those who are to be waited for, and the names of those who refused; keeps no mailbox alive."""
+    blocked, refused = [], []
+    for subscriber in full:
+        mailbox = subscriber()
+        if mailbox is not None and mailbox.overflow == "block":
+            blocked.append(subscriber)
+        elif mailbox is not None:
+            refused.append(mailbox.name)
+    return blocked, refused
 
 
 class _Inbox:
@@ -575,6 +654,23 @@ def _sender() -> int:
     return (id(asyncio.current_task()) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF) >> 40
 
 
-async def _all(waiting: list[Awaitable[None]]) -> None:
-    for one in waiting:
-        await one
+class _Ready:
+    """Awaitable by any number of callers, or by none; who is cancelled or runs out of time disturbs nobody else."""
+
+    def __init__(self, waiting: list[Awaitable[None]]) -> None:
+        self._waiting = waiting
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._all().__await__()
+
+    async def _all(self) -> None:
+        for one in self._waiting:
+            await asyncio.shield(asyncio.ensure_future(one))
+
+
+def _check_node_name(name: object) -> None:
+    try:
+        if not isinstance(name, str) or not name.encode():
+            raise ConfigurationError(f"a node_name is a text, not {name!r}")
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"node_name {name!r} holds lone surrogates, which cannot be sent") from None

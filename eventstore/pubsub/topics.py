@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,13 +23,22 @@ class Subscriber(weakref.ref[Mailbox[Any]]):
         topics: what it subscribed to, in order.
         number: decides its partition.
         forget: ends the mailbox's promise to tell when it is closed.
+        waiting: what those wait for who found it full; done when it has room, unsubscribes, or is no more.
     """
 
-    __slots__ = ("forget", "number", "topics")
+    __slots__ = ("forget", "number", "topics", "waiting")
 
     topics: dict[str, None]
     number: int
     forget: Callable[[], None]
+    waiting: set[asyncio.Future[None]]
+
+    def wake(self) -> None:
+        """Let those who wait look again."""
+        for future in self.waiting:
+            if not future.done():
+                # Also called by the garbage collector, in the middle of anything.
+                future.get_loop().call_soon(_finish, future)
 
 
 Subscriptions: TypeAlias = Sequence[Any]
@@ -85,6 +95,7 @@ class Topics:
         subscriber = self._subscribers.get(id(mailbox))
         if subscriber is not None and topic in subscriber.topics:
             del subscriber.topics[topic]
+            subscriber.wake()
             self._drop(subscriber, topic)
             if not subscriber.topics:
                 self._forget(id(mailbox), subscriber)
@@ -122,9 +133,14 @@ class Topics:
 
     def _new(self, mailbox: Mailbox[Any]) -> Subscriber:
         key, collected = id(mailbox), self._collected
-        subscriber = Subscriber(mailbox, lambda subscriber: collected.append((key, subscriber)))
+
+        def gone(subscriber: Any) -> None:
+            collected.append((key, subscriber))
+            subscriber.wake()
+
+        subscriber = Subscriber(mailbox, gone)
         hash(subscriber)  # remembered from now on: it is a key, also when the mailbox is no more
-        subscriber.topics, subscriber.number = {}, next(_numbers)
+        subscriber.topics, subscriber.number, subscriber.waiting = {}, next(_numbers), set()
         subscriber.forget = mailbox.on_close(self._closed)
         self._subscribers[key] = subscriber
         return subscriber
@@ -142,6 +158,7 @@ class Topics:
         for topic in subscriber.topics:
             self._drop(subscriber, topic)
         subscriber.topics = {}
+        subscriber.wake()
         self._forget(key, subscriber)
 
     def _forget(self, key: int, subscriber: Subscriber) -> None:
@@ -164,3 +181,8 @@ def _by_subscriber(entries: Entries | None) -> dict[Subscriber, Subscriptions]:
     if entries is None:
         return {}
     return {entries: _ONCE} if isinstance(entries, Subscriber) else entries
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from eventstore.errors import ConfigurationError, InvalidMessage, Overflow
+from eventstore.errors import ConfigurationError, InvalidMessage, Overflow, PubSubClosed
 from eventstore.mailbox import Mailbox
 from eventstore.pubsub import CONNECTION, Envelope, Fastlane, Local, LocalHub, PubSub, hub
 from eventstore.pubsub.hub import MANY_REASONS
@@ -452,3 +452,107 @@ async def test_endlessly_many_reasons_are_logged_less_and_less(
         pubsub._reject(f"reason {number}")
     assert len(caplog.records) < MANY_REASONS + 20
     assert pubsub.stats().rejected == 10_000
+
+
+async def test_senders_wait_for_all_full_mailboxes_at_once(pubsub: PubSub) -> None:
+    stalled, slow = (Mailbox[int](1, "block") for _ in range(2))
+    for mailbox in (stalled, slow):
+        pubsub.subscribe("t", mailbox)
+    await pubsub.local_broadcast("t", 1)
+    sending = asyncio.create_task(pubsub.local_broadcast("t", 2))
+    await asyncio.sleep(0)
+    assert [slow.get_nowait(), await slow.get()] == [1, 2]
+    assert not sending.done()
+    assert [stalled.get_nowait(), await stalled.get()] == [1, 2]
+    await sending
+
+
+@pytest.mark.parametrize("ending", ["unsubscribe", "close", "collect", "close the PubSub"])
+async def test_a_sender_does_not_wait_for_a_mailbox_that_ended(pubsub: PubSub, ending: str) -> None:
+    mailbox: Mailbox[int] | None = Mailbox(1, "block")
+    assert mailbox is not None
+    pubsub.subscribe("t", mailbox)
+    await pubsub.local_broadcast("t", 1)
+    sending = asyncio.create_task(pubsub.local_broadcast("t", 2))
+    await asyncio.sleep(0)
+    if ending == "unsubscribe":
+        pubsub.unsubscribe("t", mailbox)
+    elif ending == "close":
+        mailbox.close()
+    elif ending == "collect":
+        mailbox = None
+        gc.collect()
+    else:
+        await pubsub.close()
+    async with asyncio.timeout(5):
+        await sending
+
+
+async def test_a_cancelled_close_still_closes_everything() -> None:
+    going, closed = asyncio.Event(), asyncio.Event()
+
+    class Slow(Local):
+        async def close(self) -> None:
+            await going.wait()
+            closed.set()
+
+    pubsub = await PubSub("test", Slow()).__aenter__()
+    closing, second = (asyncio.create_task(pubsub.close()) for _ in range(2))
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.sleep(0)
+    assert not second.done()
+    going.set()
+    await asyncio.wait([closing, second])
+    assert closed.is_set()
+
+
+async def test_closing_while_it_is_opened_closes_the_adapter() -> None:
+    going, closed = asyncio.Event(), asyncio.Event()
+
+    class Slow(Local):
+        async def start(self, deliver: Any) -> None:
+            await going.wait()
+
+        async def close(self) -> None:
+            closed.set()
+
+    pubsub = PubSub("test", Slow())
+    opening = asyncio.create_task(pubsub.__aenter__())
+    await asyncio.sleep(0)
+    await pubsub.close()
+    closed.clear()
+    going.set()
+    with pytest.raises(PubSubClosed):
+        await opening
+    assert closed.is_set()
+
+
+async def test_a_subscription_is_used_once(pubsub: PubSub) -> None:
+    async with (subscription := pubsub.subscription("t")):
+        with pytest.raises(ConfigurationError, match="once"):
+            await subscription.__aenter__()
+    with pytest.raises(ConfigurationError, match="once"):
+        await subscription.__aenter__()
+
+
+async def test_an_abandoned_subscription_is_collected(pubsub: PubSub) -> None:
+    await pubsub.subscription("t").__aenter__()
+    gc.collect()
+    assert not pubsub.subscribed("t")
+
+
+async def test_an_interest_callback_that_fails_harms_no_subscription(pubsub: PubSub) -> None:
+    pubsub.on_interest(lambda topic, wanted: 1 / 0)  # type: ignore[return-value]
+    async with pubsub.subscription("t") as messages:
+        await pubsub.broadcast("t", 1)
+        assert await messages.get() == 1
+    assert not pubsub.subscribed("t")
+
+
+async def test_readiness_is_forgotten_with_the_last_subscriber(pubsub: PubSub) -> None:
+    pubsub.on_interest(lambda topic, wanted: asyncio.get_running_loop().create_future() if wanted else None)
+    mailbox: Mailbox[int] = Mailbox()
+    assert pubsub.subscribe("t", mailbox) is not None
+    mailbox.close()
+    assert pubsub._ready == {}
