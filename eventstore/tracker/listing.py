@@ -158,4 +158,4 @@ def _element(presence: Presence) -> Element:
 
 
 def _in_order(held: Mapping[Tag, Presence]) -> tuple[Presence, ...]:
-    return tuple([held[tag] for tag in sorted(held)])
+    return tuple([held[tag] for tag in sorted(held)] if len(held) > 1 else held.values())

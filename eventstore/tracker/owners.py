@@ -32,7 +32,7 @@ class Owner:
     def close(self) -> None:
         """End its presences. Closing twice is fine."""
         ends, self._ends, self.closed = self._ends, {}, True
-        for callback in ends:
+        for callback in tuple(ends):
             callback(self)
 
     def on_close(self, callback: Callable[[Any], None]) -> Callable[[], object]:
@@ -41,7 +41,8 @@ class Owner:
             callback(self)
         else:
             self._ends[callback] = None
-        return lambda: self._ends.pop(callback, None)
+        ends = self._ends  # not the owner, which would then live as long as whoever may forget it
+        return lambda: ends.pop(callback, None)
 
 
 AnyOwner: TypeAlias = "asyncio.Task[Any] | Mailbox[Any] | Owner"
@@ -117,10 +118,11 @@ class Owners:
 
     def clear(self) -> None:
         """Watch nobody any more."""
-        for known in self._known.values():
-            known.forget()
+        watched = tuple(self._known.values())
         self._known.clear()
         self._by_id.clear()
+        for known in watched:
+            known.forget()
 
     def _watch(self, name: str, owner: AnyOwner) -> None:
         key = id(owner)

@@ -27,7 +27,7 @@ from eventstore.tracker.deltas import Delta, Generations
 from eventstore.tracker.listing import Diff
 from eventstore.tracker.state import State
 
-__all__ = ["Message", "Options", "Outcome", "Protocol", "is_gossip"]
+__all__ = ["Message", "Options", "Outcome", "Protocol", "halves", "is_gossip"]
 
 Message: TypeAlias = tuple[Any, ...]
 
@@ -55,12 +55,12 @@ class Options:
         for name in ("max_silent_periods", "clock_sample_periods"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be a whole number from 1, not {getattr(self, name)!r}")
-        if self.down < 2 * self.broadcast_period:
+        if not self.down >= 2 * self.broadcast_period:
             raise ConfigurationError(
                 f"down_period {self.down:g} is shorter than two broadcast periods of {self.broadcast_period:g}: one "
                 "late message would take a node for down"
             )
-        if self.permdown_period <= self.down:
+        if not self.permdown_period > self.down:
             raise ConfigurationError(f"permdown_period {self.permdown_period:g} must be longer than down_period")
         sizes = tuple(self.max_delta_sizes)
         if not sizes or sizes[0] < 1 or list(sizes) != sorted(set(sizes)):
@@ -157,8 +157,8 @@ class Protocol:
         if sender == self.replica or sender in self._gone:
             return outcome
         if kind == "permdown":
+            self._gone[sender] = now + self._options.permdown_period
             if (peer := self._peers.get(sender.node)) is not None and peer.replica == sender:
-                self._gone[sender] = now + self._options.permdown_period
                 self._forget(peer, outcome)
             return outcome
         self._heard(sender, now, outcome)
@@ -262,6 +262,17 @@ _HANDLE: dict[str, Callable[..., None]] = {
     "transfer_req": Protocol._answer,
     "transfer_ack": Protocol._take_delta,
 }
+
+
+def halves(message: Message) -> list[Message]:
+    """Return messages that say the same in about half the size each; none if *message* is not to be divided."""
+    if message[0] not in ("delta", "transfer_ack"):
+        return []
+    delta = Delta.from_wire(message[2])
+    count = sum(len(part.values) for part in delta.parts.values())
+    if count < 2:
+        return []
+    return [(*message[:2], part.to_wire(), message[3]) for part in delta.split(count // 2)]
 
 
 def is_gossip(message: object) -> bool:

@@ -11,15 +11,15 @@ from typing import Any, TypeAlias
 from typing import Protocol as Interface
 from uuid import uuid4
 
-from eventstore.errors import BroadcastError, ConfigurationError, InvalidMessage, PubSubClosed, ShardCrashed
+from eventstore.errors import ConfigurationError, EventStoreError, InvalidMessage, PubSubClosed, ShardCrashed
 from eventstore.mailbox import Mailbox
 from eventstore.service import Clock, Moments
 from eventstore.tracker.clocks import Replica
 from eventstore.tracker.deltas import Presence
 from eventstore.tracker.listing import Diff
-from eventstore.tracker.protocol import Options, Outcome, Outgoing, Protocol, is_gossip
+from eventstore.tracker.protocol import Options, Outcome, Outgoing, Protocol, halves, is_gossip
 
-__all__ = ["Handler", "Shard", "TopicDiff", "Wire"]
+__all__ = ["Handler", "Shard", "TopicDiff", "Wire", "copied", "entry"]
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class Shard:
         """
         done = asyncio.get_running_loop().create_future()
         if self._stopped:
-            done.set_exception(PubSubClosed("the tracker is closed"))
+            _answer(done, error=PubSubClosed("the tracker is closed"))
         else:
             self._commands.append(_Command(change, done))
             self._wake.set()
@@ -143,6 +143,7 @@ class Shard:
     def stop(self) -> None:
         """Take no more changes, and fail those that wait. What was known is forgotten."""
         self._stopped = True
+        self._wake.set()
         self._heard.close()
         self._outgoing.close()
         self._fail(PubSubClosed("the tracker was closed"))
@@ -153,10 +154,12 @@ class Shard:
     async def run(self) -> None:
         """Live, crash, and live again."""
         self._wire.subscribe(self._topic, self._heard)
-        while True:
+        while not self._stopped:
             try:
                 await self._live()
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if _is_cancelled():
+                    raise
                 log.exception("%s: the handler failed; the shard begins anew without its presences", self._topic)
                 owners = [str(one.owner) for one in self.protocol.state.own()]
                 self.protocol = self._fresh()
@@ -175,7 +178,7 @@ class Shard:
         state = await init() if init is not None else None
         due = self._clock.time() + self._rng() * self._options.broadcast_period / 4
         self.moments.reach("started", self.protocol.replica)
-        while True:
+        while not self._stopped:
             self._wake.clear()
             state = await self._work(state)
             now = self._clock.time()
@@ -187,12 +190,15 @@ class Shard:
                 await self._clock.wait(self._wake, due - now)
 
     async def _work(self, state: Any) -> Any:
-        while self._commands:
-            state = await self._change(self._commands[0], state)
-            self._commands.popleft()
+        # Only what waits now: callers who always want more must not keep it from its ticks.
+        for _ in range(len(self._commands)):
+            if self._commands:
+                state = await self._change(self._commands[0], state)
+            if self._commands:
+                self._commands.popleft()
         for message in self._heard.take_nowait(HEARD_AT_MOST):
             state = await self._receive(message, state)
-        while self._messages:
+        for _ in range(len(self._messages)):
             state = await self._info(self._messages.popleft(), state)
         return state
 
@@ -242,10 +248,14 @@ class Shard:
                 await self._wire.broadcast_from(self._heard, self._topic, outgoing.message)
             else:
                 await self._wire.direct_broadcast(outgoing.node, self._topic, outgoing.message)
-        except (BroadcastError, PubSubClosed) as error:
-            log.debug("%s: a message was not sent, and will be asked for: %s", self._topic, error)
         except InvalidMessage:
-            log.exception("%s: a message cannot be sent", self._topic)
+            # What is too large for the adapter is sent in parts.
+            if not (parts := halves(outgoing.message)):
+                log.exception("%s: a message cannot be sent", self._topic)
+            for part in parts:
+                await self._send(Outgoing(outgoing.node, part))
+        except EventStoreError as error:
+            log.debug("%s: a message was not sent, and will be asked for: %s", self._topic, error)
 
     def _fail(self, error: Exception, cause: BaseException | None = None) -> None:
         error.__cause__ = cause
@@ -264,7 +274,26 @@ def by_topic(diff: Diff) -> TopicDiff:
 
 def entry(presence: Presence) -> tuple[Any, dict[str, Any]]:
     """Return (key, meta), the meta a copy."""
-    return presence.key, dict(presence.meta)
+    return presence.key, copied(presence.meta)
+
+
+def copied(value: Any) -> Any:
+    """Return plain data that shares nothing that can be changed with *value*."""
+    kind = type(value)
+    if kind is dict:
+        return {name: copied(one) if type(one) in _HOLDING else one for name, one in value.items()}
+    if kind is list or kind is tuple:
+        return kind(copied(one) if type(one) in _HOLDING else one for one in value)
+    return value
+
+
+_HOLDING = frozenset((dict, list, tuple))
+
+
+def _is_cancelled() -> bool:
+    """Whether this task is to end: a handler can also raise the cancellation of something it waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _checked(new: Any, old: Any, name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import random
 from collections import deque
@@ -10,7 +11,7 @@ from typing import Any, Self
 from uuid import uuid4
 from zlib import crc32
 
-from eventstore.errors import AlreadyTracked, ConfigurationError, NoPresence, PubSubClosed
+from eventstore.errors import AlreadyTracked, ConfigurationError, InvalidMessage, NoPresence, PubSubClosed
 from eventstore.mailbox import Mailbox
 from eventstore.pubsub.hub import CONNECTION, PubSub
 from eventstore.service import Clock, LoopClock, Tasks
@@ -18,11 +19,14 @@ from eventstore.tracker.clocks import Replica
 from eventstore.tracker.listing import Diff
 from eventstore.tracker.owners import AnyOwner, OwnerRef, Owners
 from eventstore.tracker.protocol import Options, Protocol
-from eventstore.tracker.shard import Handler, Shard, entry
+from eventstore.tracker.shard import Handler, Shard, copied, entry
 
 __all__ = ["Tracker"]
 
 Meta = Mapping[str, Any]
+
+LARGEST = 1 << 20
+"""Characters of one presence as it is sent: topic, key and meta. Every adapter takes that in one message."""
 
 
 class Tracker:
@@ -95,6 +99,7 @@ class Tracker:
         self._tasks = Tasks()
         self._refs, self._life = 0, uuid4().hex[:8]
         self._connection: Mailbox[Any] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     # -- opening and closing
 
@@ -103,6 +108,7 @@ class Tracker:
             raise ConfigurationError(f"the tracker {self.name!r} is open already")
         if self._pubsub.closed:
             raise PubSubClosed(f"the tracker {self.name!r} needs an open PubSub")
+        self._loop = asyncio.get_running_loop()
         for number in range(self.pool_size):
             shard = Shard(
                 f"phx_presence:{self.name}:{number}",
@@ -180,9 +186,14 @@ class Tracker:
             reference = self._reference()
             return protocol.state.join(name, topic, key, {**meta, "phx_ref": reference}), reference
 
-        reference: str = await shard.call(change)
-        if not alive:
-            await shard.call(lambda protocol: (protocol.state.leave(name), None))
+        joined = shard.call(change)
+        if alive:
+            reference: str = await joined
+            return reference
+        # Both are asked for at once: a caller who gives up in between leaves nothing behind.
+        left = shard.call(lambda protocol: (protocol.state.leave(name), None))
+        reference = await joined
+        await left
         return reference
 
     async def update(self, owner: AnyOwner, topic: str, key: Any, meta: Meta | Callable[[dict[str, Any]], Meta]) -> str:
@@ -200,7 +211,7 @@ class Tracker:
             current = protocol.state.get(name, topic, key) if name is not None else None
             if current is None or name is None:
                 raise NoPresence(owner, topic, key)
-            new = self._sendable(topic, key, meta(dict(current.meta)) if callable(meta) else meta)
+            new = self._sendable(topic, key, meta(copied(current.meta)) if callable(meta) else meta)
             reference = self._reference()
             references = {"phx_ref": reference, "phx_ref_prev": current.meta["phx_ref"]}
             return protocol.state.update(name, topic, key, {**new, **references}), reference
@@ -241,7 +252,7 @@ class Tracker:
     def get_by_key(self, topic: str, key: Any) -> builtins.list[tuple[AnyOwner | OwnerRef, dict[str, Any]]]:
         """Return (owner, meta) of all presences in *topic* as *key*; owners of other nodes as `OwnerRef`."""
         found = self._state(topic).get_by_key(topic, key)
-        return [(self._owners.of(one.tag.replica.node, str(one.owner)), dict(one.meta)) for one in found]
+        return [(self._owners.of(one.tag.replica.node, str(one.owner)), copied(one.meta)) for one in found]
 
     def replica(self, topic: str) -> Replica:
         """Return what this node's shard of *topic* is called: a restarted one has another ``vsn``."""
@@ -267,9 +278,11 @@ class Tracker:
             raise ConfigurationError(f"the meta of a presence is a dict, not {type(meta).__name__}")
         if not _is_key(key):
             raise ConfigurationError(f"the key of a presence is a string, a number or a tuple, not {key!r}")
-        plain = dict(meta)
+        plain: dict[str, Any] = copied(dict(meta))
         # As deep as in a delta: what cannot be sent would keep all that is sent with it from the others.
-        self._pubsub.codec.encode([[[[[topic, key, plain]]]]])
+        size = len(self._pubsub.codec.encode([[[[[topic, key, plain]]]]]))
+        if size > LARGEST:
+            raise InvalidMessage(f"a presence of {size:,} characters is too large ({LARGEST:,} at most)")
         return plain
 
     def _reference(self) -> str:
@@ -277,9 +290,14 @@ class Tracker:
         return f"{self._life}.{self._refs:x}"
 
     def _owner_ended(self, name: str) -> None:
-        if not self.closed:
-            for shard in self._shards:
-                shard.call(lambda protocol: (protocol.state.leave(name), None))
+        if self.closed or self._loop is None or self._loop.is_closed():
+            return
+        if _running_loop() is not self._loop:
+            # It was collected by another thread, or by nobody's task.
+            self._loop.call_soon_threadsafe(self._owner_ended, name)
+            return
+        for shard in self._shards:
+            shard.call(lambda protocol: (protocol.state.leave(name), None))
 
     def _shard_crashed(self, owners: builtins.list[str]) -> None:
         if self._link_owners:
@@ -288,9 +306,12 @@ class Tracker:
 
     async def _may_restart(self) -> None:
         """At most two restarts a second for each shard: wait for the turn."""
-        now = self._clock.time()
-        if len(self._restarts) == self._restarts.maxlen and now - self._restarts[0] < 1.0:
-            await self._clock.sleep(1.0 - (now - self._restarts[0]))
+        while len(self._restarts) == self._restarts.maxlen:
+            # Again after waiting: other shards may have taken the turn.
+            wait = self._restarts[0] + 1.0 - self._clock.time()
+            if wait <= 0:
+                break
+            await self._clock.sleep(wait)
         self._restarts.append(self._clock.time())
 
     async def _follow_connection(self, states: Mailbox[Any]) -> None:
@@ -304,3 +325,10 @@ def _is_key(key: Any, level: int = 0) -> bool:
     if isinstance(key, tuple):
         return level < 32 and all(_is_key(part, level + 1) for part in key)
     return key is None or isinstance(key, (str, int, float))
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
