@@ -10,7 +10,18 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "eventstore"
 
 LAYERS = (
-    {"errors", "codec", "moments", "event_types", "events", "patterns", "selectors", "conditions", "settings"},
+    {
+        "errors",
+        "codec",
+        "moments",
+        "event_types",
+        "events",
+        "patterns",
+        "selectors",
+        "router",
+        "conditions",
+        "settings",
+    },
     {"mailbox", "service", "schema", "database", "embedded", "embedded_supervisor", "listening", "signals"},
     {"pubsub", "tracker", "registry"},
     {"log", "feed", "relay", "presence", "subscriptions", "importing"},

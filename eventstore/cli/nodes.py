@@ -91,7 +91,8 @@ def rows_of(table: Iterable[Node], present: dict[str, dict[str, Any]] | None) ->
         if present is not None:
             row["present"] = incarnation in present
     for incarnation, meta in (present or {}).items():
-        row = rows.setdefault(incarnation, {"node": meta.get("name"), "incarnation": incarnation, "lease": "none"})
+        unknown = dict.fromkeys(COLUMNS) | {"node": meta.get("name"), "incarnation": incarnation, "lease": "none"}
+        row = rows.setdefault(incarnation, unknown | {"partitions": []})
         row |= {"present": True, "version": meta.get("version")}
     return list(rows.values())
 
@@ -115,5 +116,9 @@ def _print(as_json: bool, row: dict[str, Any]) -> None:
     if as_json:
         write_line(json_line({"at": at, **row}), flush=True)
         return
-    texts = (f"{row['lease']}", "present" if row.get("present") else "not heard of", f"holds {row.get('holds', '-')}")
+    texts = (
+        f"{row['lease']}",
+        "present" if row.get("present") else "not heard of",
+        f"holds {'-' if row['holds'] is None else row['holds']}",
+    )
     write_line("\t".join((f"{at:%H:%M:%S}", cell(row["node"]), row["incarnation"], *texts)), flush=True)

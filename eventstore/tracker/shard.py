@@ -149,11 +149,14 @@ class Shard:
         self._fail(PubSubClosed("the tracker was closed"))
         self.protocol = self._fresh()
 
+    def listen(self) -> None:
+        """Receive what other nodes say, from now on."""
+        self._wire.subscribe(self._topic, self._heard)
+
     # -- its tasks
 
     async def run(self) -> None:
         """Live, crash, and live again."""
-        self._wire.subscribe(self._topic, self._heard)
         while not self._stopped:
             try:
                 await self._live()

@@ -105,7 +105,7 @@ class Tracker:
 
     async def __aenter__(self) -> Self:
         if self._shards:
-            raise ConfigurationError(f"the tracker {self.name!r} is open already")
+            raise ConfigurationError(f"the tracker {self.name!r} was opened before; make a new one")
         if self._pubsub.closed:
             raise PubSubClosed(f"the tracker {self.name!r} needs an open PubSub")
         self._loop = asyncio.get_running_loop()
@@ -121,6 +121,7 @@ class Tracker:
                 self._may_restart,
                 self._shard_crashed,
             )
+            shard.listen()
             self._shards.append(shard)
             self._tasks.spawn(f"tracker shard {number}", shard.run())
             self._tasks.spawn(f"tracker sender {number}", shard.send())
@@ -276,7 +277,7 @@ class Tracker:
     def _sendable(self, topic: str, key: Any, meta: Any) -> dict[str, Any]:
         if not isinstance(meta, Mapping):
             raise ConfigurationError(f"the meta of a presence is a dict, not {type(meta).__name__}")
-        if not _is_key(key):
+        if key is None or not _is_key(key):
             raise ConfigurationError(f"the key of a presence is a string, a number or a tuple, not {key!r}")
         plain: dict[str, Any] = copied(dict(meta))
         # As deep as in a delta: what cannot be sent would keep all that is sent with it from the others.
