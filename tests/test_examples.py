@@ -1,0 +1,75 @@
+"""The examples do what they say."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def serving(app: str, dsn: str) -> AsyncIterator[tuple[int, asyncio.subprocess.Process]]:
+    """Run *app* in a process of its own, until the block ends; yields its port."""
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "uvicorn", app, "--port", str(port), "--timeout-graceful-shutdown", "1",
+        cwd=ROOT, env={**os.environ, "EVENTSTORE_DSN": dsn}, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stderr is not None
+    try:
+        while b"Uvicorn running" not in (line := await process.stderr.readline()):
+            assert line, "the server ended before it ran"
+        yield port, process
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.communicate()
+
+
+async def opened(port: int, request: str, body: str = "") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = f"{request} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write((head + body).encode())
+    return reader, writer
+
+
+async def event(reader: asyncio.StreamReader, kind: str, data: Any) -> None:
+    """Return when the stream has brought that event."""
+    async with asyncio.timeout(20):
+        while True:
+            line = (await reader.readline()).decode()
+            assert line, "the stream ended"
+            if line.strip() == f"event: {kind}":
+                found = json.loads((await reader.readline()).decode().removeprefix("data: "))
+                if found == data:
+                    return
+
+
+async def test_two_processes_show_who_is_in_the_room_and_what_is_said(db: str) -> None:
+    app = "examples.presence:app"
+    async with asyncio.timeout(60), serving(app, db) as (one, _), serving(app, db) as (two, second):
+        ada, ada_ends = await opened(one, "GET /rooms/lobby/events?name=ada")
+        bob, bob_ends = await opened(two, "GET /rooms/lobby/events?name=bob")
+        await event(ada, "here", ["ada", "bob"])
+        await event(bob, "here", ["ada", "bob"])
+        _, said = await opened(two, "POST /rooms/lobby/messages", json.dumps({"name": "bob", "text": "hi"}))
+        await event(ada, "said", {"name": "bob", "text": "hi"})
+        second.terminate()
+        await event(ada, "here", ["ada"])
+        for writer in (ada_ends, bob_ends, said):
+            writer.close()
