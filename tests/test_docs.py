@@ -26,6 +26,8 @@ import psycopg
 import pytest
 
 import eventstore
+import eventstore.pubsub
+import eventstore.tracker
 from eventstore import EventStore, Settings, errors
 from eventstore.cli import COMMANDS, main
 from eventstore.event_types import event_types
@@ -239,6 +241,8 @@ NAMES = {
     "public names": eventstore.__all__,
     "errors": errors.__all__,
     "settings": [one.name for one in fields(Settings)],
+    "pubsub": eventstore.pubsub.__all__,
+    "tracker": eventstore.tracker.__all__,
 }
 
 

@@ -23,10 +23,13 @@ import orjson
 from eventstore.errors import ConfigurationError, InvalidMessage
 from eventstore.pubsub.adapter import Envelope
 
-__all__ = ["MAX_MESSAGE_BYTES", "Frame", "Frames", "Rejected", "Spill", "Spilled"]
+__all__ = ["LARGE", "MAX_MESSAGE_BYTES", "Frame", "Frames", "Prepared", "Rejected", "Spill", "Spilled"]
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 """Of one encoded envelope, before compression."""
+
+LARGE = 256 * 1024
+"""Characters of message and topic from which an envelope is worth a thread that prepares it."""
 
 _VERSION = b"1"
 _MAC_SIZE = 16
@@ -65,6 +68,14 @@ class Spilled:
     digest: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared(Envelope):
+    """A large envelope as `Frames.prepare` made it: compressed ahead, the message left out."""
+
+    packed: bytes = b""
+    digest: bytes = b""
+
+
 class Frames:
     """Packs envelopes into signed texts, and unpacks what verifies.
 
@@ -96,6 +107,16 @@ class Frames:
         """
         self._encoded(envelope)
 
+    def prepare(self, envelope: Envelope) -> Prepared:
+        """Do the slow part of packing a large *envelope*; may run in any thread.
+
+        Raises:
+            InvalidMessage: as `check`.
+        """
+        packed = _compressed(_array([self._encoded(envelope)]))
+        rest = {name: getattr(envelope, name) for name in Envelope.__slots__ if name != "message"}
+        return Prepared(**rest, message="", packed=packed, digest=_digest(packed))
+
     # -- packing
 
     def pack(self, envelopes: Sequence[Envelope]) -> list[Frame]:
@@ -107,13 +128,16 @@ class Frames:
         frames: list[Frame] = []
         batch: list[bytes] = []
         left = room = self._room - 1  # one bracket; the other one counts as a comma
-        for encoded in map(self._encoded, envelopes):
-            size = len(encoded) + 1
+        for envelope in envelopes:
+            encoded = b"" if isinstance(envelope, Prepared) else self._encoded(envelope)
+            size = len(encoded) + 1 if encoded else room + 1
             if size > left:
                 if batch:
                     frames.append(self._small(batch))
                 batch, left = [], room
-            if size > room:
+            if isinstance(envelope, Prepared):
+                frames.append(self._compressed(envelope.packed, envelope.digest))
+            elif size > room:
                 frames.append(self._large(_array([encoded])))
             else:
                 batch.append(encoded)
@@ -138,15 +162,16 @@ class Frames:
         return Frame(self._signed(b"j", _array(batch)))
 
     def _large(self, body: bytes) -> Frame:
-        # The fastest level, because this runs in the event loop.
-        packed = zlib.compress(body, 1)
-        text = b64encode(packed)
-        if self._limit is None:
-            return Frame(self._signed(b"z", text) if len(text) < len(body) else self._signed(b"j", body))
-        if len(text) <= self._room:
-            return Frame(self._signed(b"z", text))
+        packed = _compressed(body)
+        if self._limit is None and _size_as_text(packed) >= len(body):
+            return Frame(self._signed(b"j", body))
+        return self._compressed(packed, None)
+
+    def _compressed(self, packed: bytes, digest: bytes | None) -> Frame:
+        if self._limit is None or _size_as_text(packed) <= self._room:
+            return Frame(self._signed(b"z", b64encode(packed)))
         spill = Spill(uuid4(), packed)
-        return Frame(self._signed(b"s", spill.id.hex.encode() + _digest(packed).hex().encode()), spill)
+        return Frame(self._signed(b"s", (spill.id.hex + (digest or _digest(packed)).hex()).encode()), spill)
 
     def _signed(self, kind: bytes, body: bytes) -> str:
         signed = b"%b%x.%b" % (self._nonce, next(self._counter), body)
@@ -215,6 +240,16 @@ class Frames:
 
 def _array(encoded: list[bytes]) -> bytes:
     return b"[%b]" % b",".join(encoded)
+
+
+def _compressed(body: bytes) -> bytes:
+    # The fastest level: somebody waits for it, be it the event loop.
+    return zlib.compress(body, 1)
+
+
+def _size_as_text(packed: bytes) -> int:
+    """Return the size of *packed* in base64."""
+    return (len(packed) + 2) // 3 * 4
 
 
 def _digest(body: bytes) -> bytes:

@@ -13,9 +13,10 @@ from collections.abc import Awaitable, Callable
 
 from eventstore.errors import DatabaseUnavailable
 from eventstore.pubsub.adapter import Envelope
+from eventstore.pubsub.frames import Prepared
 from eventstore.service import set_within
 
-__all__ = ["Outbox"]
+__all__ = ["Outbox", "Refused"]
 
 SPACING = 0.005
 """Seconds between two flushes once `BURST` of them came within so many times this, one after another."""
@@ -24,12 +25,19 @@ BURST = 4
 
 CLOSED = "the PubSub was closed before the message was known to be sent"
 
+_Batch = dict[asyncio.Future[None], tuple[Envelope, int]]
+
+
+class Refused(Exception):
+    """What was to be sent was refused as a whole: nothing of it was sent, and without some of it the rest may pass."""
+
 
 class Outbox:
     """A bounded queue in front of one sender at a time.
 
     Args:
-        flush: sends envelopes in their order; returns once they are sent, raises if they were not.
+        flush: sends envelopes in their order; returns once they are sent, raises if they were not. After `Refused`
+            they are sent in halves, so that those that cannot be sent fail alone.
         most: envelopes that may wait. Whoever comes later waits for room, as beyond `most_bytes`.
         most_bytes: bytes of their messages and topics; a single envelope may be larger.
         clock: seconds that only go forward.
@@ -44,7 +52,7 @@ class Outbox:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._flush, self._most, self._most_bytes = flush, most, most_bytes
-        self._waiting: dict[asyncio.Future[None], tuple[Envelope, int]] = {}
+        self._waiting: _Batch = {}
         self._bytes = 0
         self._flushing = self._closed = False
         self._filled, self._room, self._idle = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -112,7 +120,7 @@ class Outbox:
             self._room.set()
             self._rest()
 
-    def _take(self) -> dict[asyncio.Future[None], tuple[Envelope, int]]:
+    def _take(self) -> _Batch:
         taken, self._waiting, self._bytes = self._waiting, {}, 0
         self._room.set()
         self._rest()
@@ -137,21 +145,34 @@ class Outbox:
         self._hurry.clear()
         batch = self._take()
         try:
-            await self._flush([envelope for envelope, _ in batch.values()])
+            await self._flush_batch(batch)
         except BaseException as error:
             _fail(batch, error)
             if not isinstance(error, Exception):
                 raise
-        else:
-            for sent in batch:
-                if not sent.done():
-                    sent.set_result(None)
         finally:
             self._flushing = False
             self._rest()
 
+    async def _flush_batch(self, batch: _Batch) -> None:
+        try:
+            await self._flush([envelope for envelope, _ in batch.values()])
+        except Refused as error:
+            if len(batch) == 1:
+                _fail(batch, error.__cause__ or error)
+                return
+        else:
+            for sent in batch:
+                if not sent.done():
+                    sent.set_result(None)
+            return
+        # Halves, in their order: one culprit among many costs a few statements, not one for each of the others.
+        entries, middle = list(batch.items()), len(batch) // 2
+        await self._flush_batch(dict(entries[:middle]))
+        await self._flush_batch(dict(entries[middle:]))
 
-def _fail(batch: dict[asyncio.Future[None], tuple[Envelope, int]], error: BaseException | None) -> None:
+
+def _fail(batch: _Batch, error: BaseException | None) -> None:
     """Raise in each who waits an error of its own: tracebacks grow with every raise."""
     closed = error is None or not isinstance(error, Exception)
     for sent in batch:
@@ -162,5 +183,7 @@ def _fail(batch: dict[asyncio.Future[None], tuple[Envelope, int]], error: BaseEx
 
 
 def _size(envelope: Envelope) -> int:
+    if isinstance(envelope, Prepared):
+        return len(envelope.packed) + len(envelope.topic)
     message = envelope.message
     return (len(message) if message.isascii() else len(message.encode())) + len(envelope.topic)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack, suppress
@@ -13,13 +14,15 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+import asyncpg
+
 from eventstore.database import Borrowable, borrowed
 from eventstore.errors import AlreadyStarted, ConfigurationError, DatabaseUnavailable, EventStoreError
 from eventstore.listening import HEARD_WITHIN, Listener, State
 from eventstore.pubsub.adapter import Envelope, Receiver
 from eventstore.pubsub.arrivals import Arrivals
-from eventstore.pubsub.frames import Frame, Frames
-from eventstore.pubsub.outbox import Outbox
+from eventstore.pubsub.frames import LARGE, Frame, Frames
+from eventstore.pubsub.outbox import Outbox, Refused
 from eventstore.pubsub.postgres_connections import Line, source_of
 from eventstore.pubsub.postgres_tables import Tables
 from eventstore.schema import DEFAULT_SCHEMA, check_schema_name
@@ -35,11 +38,19 @@ log = logging.getLogger(__name__)
 PURGE_EVERY = 30.0
 """Seconds between two deletions of expired bodies by a node that stores some."""
 
+PURGE_WITHIN = 1.0
+"""Seconds that a start may take for deleting expired bodies; the rest is deleted later."""
+
+RENEW_WITHIN = 60.0
+"""Seconds between two attempts to make sure of the tables again, at most."""
+
 SHARED_WITHIN = 1.0
 """Seconds to wait for a shared listener that does not listen yet."""
 
 CLOSE_WITHIN = 1.0
 """Seconds that what is being sent may take when the adapter closes."""
+
+COUNTERS = ("sent", "received", "frames_sent", "frames_received", "rejected", "spilled", "lost", "reconnects")
 
 
 class Postgres:
@@ -61,9 +72,9 @@ class Postgres:
         clock: seconds, for how often expired bodies are deleted.
 
     Attributes:
-        counters: ``sent`` (envelopes handed to the database, also in a transaction that was rolled back later) and
-            ``received``, ``frames_sent``, ``frames_received``, ``rejected`` (forged or changed), ``spilled`` (stored,
-            because too large), ``lost`` (known to be), ``reconnects``.
+        counters: since the start: ``sent`` (envelopes handed to the database, also in a transaction that was rolled
+            back later) and ``received``, ``frames_sent``, ``frames_received``, ``rejected`` (forged, changed, or
+            repeated), ``spilled`` (stored, because too large), ``lost`` (known to be), ``reconnects``.
         moments: ``purged``.
 
     Raises:
@@ -95,9 +106,7 @@ class Postgres:
         self._create, self._clock = create, clock
         self._running: _Running | None = None
         self.moments = Moments()
-        self.counters = dict.fromkeys(
-            ("sent", "received", "frames_sent", "frames_received", "rejected", "spilled", "lost", "reconnects"), 0
-        )
+        self.counters = dict.fromkeys(COUNTERS, 0)
 
     @property
     def node_name(self) -> str:
@@ -114,17 +123,33 @@ class Postgres:
         """
         if self._running is not None:
             raise AlreadyStarted("this adapter runs already; each PubSub needs one of its own")
+        self.counters = dict.fromkeys(COUNTERS, 0)
         line = Line(self._source, "notifier")
         try:
-            key = await line.run(lambda connection: self._tables.prepare(connection, deliver.name, create=self._create))
+            key = await self._prepared(line, deliver.name)
+            more = await self._purged(line)
         finally:
             await line.close()
         async with AsyncExitStack() as started:
             running = _Running(self, deliver, key, line)
-            started.push_async_callback(running.close)
+            started.push_async_callback(running.end)
             await running.open(self._shared or self._new_listener(), self._connect_timeout + HEARD_WITHIN)
+            if more:
+                running.purge()
             self._running = running
             started.pop_all()
+
+    async def _prepared(self, line: Line, name: str) -> bytes:
+        return await line.run(lambda connection: self._tables.prepare(connection, name, create=self._create))
+
+    async def _purged(self, line: Line) -> bool:
+        """Delete some of what expired, and tell whether there may be more; no start fails because of that."""
+        try:
+            async with asyncio.timeout(PURGE_WITHIN):
+                return await line.run(self._tables.purge)
+        except (TimeoutError, EventStoreError, asyncpg.PostgresError) as error:
+            log.debug("expired bodies stay for now: %s", error)
+            return True
 
     async def broadcast(self, envelope: Envelope) -> None:
         """Send *envelope*; returns once the database has committed it.
@@ -134,9 +159,8 @@ class Postgres:
             DatabaseUnavailable: it was not sent, or nobody knows; it is not tried again.
         """
         running = self._open()
-        running.frames.check(envelope)
-        await running.outbox.send(envelope)
-        self.counters["sent"] += 1
+        await running.outbox.send(await running.prepared(envelope))
+        running.counters["sent"] += 1
 
     async def direct_broadcast(self, node: str, envelope: Envelope) -> None:
         """Send *envelope*, which names its receiver; see `broadcast`."""
@@ -150,17 +174,17 @@ class Postgres:
             InvalidMessage, DatabaseUnavailable: as `broadcast`.
         """
         running = self._open()
-        frames = running.packed([envelope])
+        frames = running.packed([await running.prepared(envelope)])
         async with borrowed(connection) as lent:
             await self._tables.notify_in(lent, frames, running.name, running.key)
         running.count(frames)
-        self.counters["sent"] += 1
+        running.counters["sent"] += 1
 
     async def close(self) -> None:
         """Send what waits, for a second at most, and close all connections; what is left fails."""
         running, self._running = self._running, None
         if running is not None:
-            await to_its_end(running.close())
+            await running.end()
 
     def _open(self) -> _Running:
         if self._running is None:
@@ -183,12 +207,14 @@ class _Running:
         self.name, self.key = deliver.name, key
         self.frames, self.outbox = Frames(key), Outbox(self._flush)
         self._adapter, self._deliver, self._line = adapter, deliver, line
-        self._tables, self._counters = adapter._tables, adapter.counters
-        self._arrivals = Arrivals(self.frames, deliver, self._fetch, self._counters)
+        self._tables, self.counters = adapter._tables, adapter.counters
+        self._arrivals = Arrivals(self.frames, deliver, self._fetch, self.counters)
         self._tasks = Tasks()
         self._listener: Listener | None = None
         self._forget_state: Callable[[], object] = lambda: None
         self._lost = self._closed = False
+        self._renewal: asyncio.Task[None] | None = None
+        self._preparing = asyncio.Lock()
         self._purged = adapter._clock()
 
     async def open(self, listener: Listener, within: float) -> None:
@@ -210,16 +236,21 @@ class _Running:
             await listener.ready(SHARED_WITHIN)
         except DatabaseUnavailable as error:
             log.warning("messages of other nodes do not arrive yet: %s", error)
+            self._lost = True
 
-    async def close(self) -> None:
-        """Stop sending, then receiving."""
+    async def end(self) -> None:
+        """Stop sending, then receiving, however often this is cancelled."""
+        await to_its_end(self._close())
+
+    async def _close(self) -> None:
         self._closed = True
+        # First: what is told from now on would begin work that nobody ends.
+        self._forget_state()
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_WITHIN):
                 await self.outbox.drained()
         await self._tasks.stop()
         self.outbox.close()
-        self._forget_state()
         if self._listener is not None:
             await self._leave(self._listener)
         await self._line.close()
@@ -238,17 +269,50 @@ class _Running:
         name = f"{self._adapter.schema}\0{self._deliver.name}\0{shard}"
         return "es_" + blake2b(name.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
+    # -- losses
+
     def _listener_is(self, state: State) -> None:
+        if self._renewal is not None:
+            self._renewal.cancel()
         if state == "lost":
             self._lost = True
             self._arrivals.missed()
             self._deliver.connection("lost")
         elif self._lost:
             self._lost = False
-            self._counters["reconnects"] += 1
+            self.counters["reconnects"] += 1
+            self._deliver.connection("reconnected")
+            self._renewal = self._tasks.supervise("pubsub renewal", self._renew, most=RENEW_WITHIN)
+
+    async def _renew(self, _healthy: Callable[[], None]) -> None:
+        """Make sure of key and tables: the database that came back may be another one, or one restored."""
+        idle = self._line.idle
+        try:
+            await self._prepare()
+        finally:
+            if idle:
+                await self._line.close()
+
+    async def _prepare(self) -> None:
+        key = await self._adapter._prepared(self._line, self.name)
+        if key == self.key:
+            return
+        self.key, self.frames = key, Frames(key)
+        self._arrivals.use(self.frames)
+        if not self._lost:
+            # What others signed with this key until now was rejected.
+            self._deliver.connection("lost")
             self._deliver.connection("reconnected")
 
     # -- sending
+
+    async def prepared(self, envelope: Envelope) -> Envelope:
+        """Return *envelope*, checked; a large one is compressed, in a thread. Whoever comes later comes out later."""
+        async with self._preparing:
+            if len(envelope.message) + len(envelope.topic) > LARGE:
+                return await asyncio.to_thread(self.frames.prepare, envelope)
+            self.frames.check(envelope)
+            return envelope
 
     def packed(self, envelopes: Iterable[Envelope]) -> list[tuple[str, Frame]]:
         """Return channels and frames; the order within a shard, and so of each sender, is kept."""
@@ -260,6 +324,24 @@ class _Running:
         ]
 
     async def _flush(self, envelopes: list[Envelope]) -> None:
+        try:
+            await self._send_or_prepare(envelopes)
+        except DatabaseUnavailable:
+            raise
+        except (EventStoreError, asyncpg.PostgresError) as error:
+            # The server's answer, with which it rolled back.
+            raise Refused from error
+
+    async def _send_or_prepare(self, envelopes: list[Envelope]) -> None:
+        try:
+            await self._send(envelopes)
+        except ConfigurationError as error:
+            if not isinstance(error.__cause__, asyncpg.UndefinedTableError):
+                raise
+            await self._prepare()
+            await self._send(envelopes)
+
+    async def _send(self, envelopes: list[Envelope]) -> None:
         frames = self.packed(envelopes)
         if not any(map(self._for_this_node, envelopes)):
             for _, frame in frames:
@@ -272,19 +354,25 @@ class _Running:
 
     def count(self, frames: list[tuple[str, Frame]]) -> None:
         """Count *frames* as sent; who stores bodies also looks after those that expired."""
-        self._counters["frames_sent"] += len(frames)
+        self.counters["frames_sent"] += len(frames)
         spilled = sum(frame.spill is not None for _, frame in frames)
-        self._counters["spilled"] += spilled
-        now = self._adapter._clock()
-        if spilled and not self._closed and now - self._purged >= PURGE_EVERY:
-            self._purged = now
-            self._tasks.spawn("pubsub purge", self._purge())
+        self.counters["spilled"] += spilled
+        if spilled and not self._closed and self._adapter._clock() - self._purged >= PURGE_EVERY:
+            self.purge()
+
+    def purge(self) -> None:
+        """Delete what expired, in the background."""
+        self._purged = math.inf  # not again until this one has ended
+        self._tasks.spawn("pubsub purge", self._purge())
 
     async def _purge(self) -> None:
         try:
-            await self._line.run(self._tables.purge)
-        except EventStoreError as error:
+            # Whoever wants to send meanwhile gets the connection after each batch.
+            while await self._line.run(self._tables.purge):
+                pass
+        except (EventStoreError, asyncpg.PostgresError) as error:
             log.debug("expired bodies stay for now: %s", error)
+        self._purged = self._adapter._clock()
         self._adapter.moments.reach("purged")
 
     async def _fetch(self, id: UUID) -> bytes | None:

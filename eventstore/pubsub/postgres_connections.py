@@ -137,6 +137,11 @@ class Line:
         self._turn = asyncio.Lock()
         self._connection: Any = None
 
+    @property
+    def idle(self) -> bool:
+        """Whether nobody uses it, and it has no connection."""
+        return self._connection is None and not self._turn.locked()
+
     async def run(self, use: Callable[[Any], Awaitable[T]]) -> T:
         """Return what *use* makes of the connection. If it fails the connection is closed: who knows its state.
 

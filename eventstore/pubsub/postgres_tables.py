@@ -23,7 +23,7 @@ KEPT = 60
 """Seconds after which a stored body may be deleted."""
 
 BATCH = 500
-"""Rows that one statement deletes."""
+"""Rows that are deleted at once."""
 
 
 class Tables:
@@ -57,7 +57,7 @@ class Tables:
     # -- starting
 
     async def prepare(self, connection: Any, name: str, *, create: bool) -> bytes:
-        """Make sure of the tables, delete what expired, and return the key of the PubSub *name*.
+        """Make sure of the tables, and return the key of the PubSub *name*.
 
         Raises:
             ConfigurationError: the tables are missing and not to be created; or a right is missing, and the message
@@ -71,7 +71,8 @@ class Tables:
                     f"nobody uses PubSub in the schema {self._name}: its tables are not there. Is that the schema, and "
                     "the database? `eventstore migrate`, or the first node, creates them"
                 )
-            await self.purge(connection)
+            if not await self._allowed(connection):
+                raise asyncpg.InsufficientPrivilegeError(f"permission denied for table {self._spill}")
             return await self._key(connection, name)
         except asyncpg.InsufficientPrivilegeError as error:
             raise ConfigurationError(f"PubSub cannot start: {error}. {await self._cure(connection)}") from error
@@ -91,6 +92,11 @@ class Tables:
     async def _complete(self, connection: Any) -> bool:
         both = "select to_regclass($1) is not null and to_regclass($2) is not null"
         return bool(await connection.fetchval(both, self._keys, self._spill))
+
+    async def _allowed(self, connection: Any) -> bool:
+        """Tell about the rights that only large messages need: their lack is to be known at once."""
+        rights = "select bool_and(has_table_privilege($1, r)) from unnest('{select,insert,update,delete}'::text[]) r"
+        return bool(await connection.fetchval(rights, self._spill))
 
     async def _key(self, connection: Any, name: str) -> bytes:
         select = f"select key from {self._keys} where name = $1"
@@ -154,12 +160,14 @@ class Tables:
         found = await connection.fetchval(f"select body from {self._spill} where id = $1", id)
         return None if found is None else bytes(found)
 
-    async def purge(self, connection: Any) -> None:
-        """Delete what expired, by the database's clock; rows that another node is deleting are left to it."""
+    async def purge(self, connection: Any) -> bool:
+        """Delete some of what expired, by the database's clock, and tell whether there may be more.
+
+        Rows that another node is deleting are left to it.
+        """
         expired = (
             f"select id from {self._spill} where created_at < clock_timestamp() - interval '{KEPT} s' "
             f"limit {BATCH} for update skip locked"
         )
         statement = f"delete from {self._spill} where id = any(array({expired}))"
-        while await connection.execute(statement) == f"DELETE {BATCH}":
-            pass
+        return bool(await connection.execute(statement) == f"DELETE {BATCH}")

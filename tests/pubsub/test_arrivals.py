@@ -97,6 +97,55 @@ async def test_a_backlog_that_is_full_drops_the_oldest(monkeypatch: pytest.Monke
     assert here.counters == {"received": 3, "frames_received": 5, "rejected": 0, "lost": 2}
 
 
+async def test_a_backlog_is_bounded_by_its_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with place() as here:
+        here.arrivals(here.text(LARGE))
+        while not here.bodies.asked:
+            await asyncio.sleep(0)
+        texts = [here.text("é" * 100 + each) for each in "1234"]
+        monkeypatch.setattr("eventstore.pubsub.arrivals.MOST_BYTES_BEHIND", 2 * len(texts[0].encode()) + 10)
+        for text in texts:
+            here.arrivals(text)
+        assert here.counters["lost"] == 2
+        here.bodies.go.set()
+        assert [message[-1] for message in (await here.messages(3))[1:]] == ["3", "4"]
+        assert here.arrivals._bytes_behind == 0
+
+
+async def test_a_stored_body_is_fetched_once_however_often_its_frame_is_repeated() -> None:
+    async with place() as here:
+        here.bodies.go.set()
+        text = here.text(LARGE)
+        for _ in range(100):
+            here.arrivals(text)
+        here.arrivals(here.text("next"))
+        assert await here.messages(2) == [LARGE, "next"]
+    assert here.bodies.asked == 1
+    assert here.counters["rejected"] == len(here.inbox.rejections) == 99
+    assert "repeated" in here.inbox.rejections[0]
+
+
+async def test_of_the_stored_bodies_that_were_seen_the_oldest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eventstore.pubsub.arrivals.MOST_SPILLS", 2)
+    async with place() as here:
+        texts = [here.text(LARGE + each) for each in "123"]
+        for text in (*texts, texts[1], texts[2]):
+            here.arrivals(text)
+        assert here.counters["rejected"] == 2
+        here.arrivals(texts[0])
+        assert here.counters["rejected"] == 2
+
+
+async def test_after_another_key_only_what_it_signed_is_taken() -> None:
+    async with place() as here:
+        old, other = here.text("old"), Frames(b"another key")
+        here.arrivals.use(other)
+        here.arrivals(old)
+        here.arrivals(other.pack([Envelope("except", "a", "o", "t", "new")])[0].text)
+        assert await here.messages(1) == ["new"]
+    assert here.counters["rejected"] == 1
+
+
 @pytest.mark.parametrize("failures", [1, FETCHES - 1])
 async def test_a_fetch_that_fails_is_tried_again(failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eventstore.pubsub.arrivals.Backoff", lambda *_: Quick())

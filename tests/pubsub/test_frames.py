@@ -148,6 +148,25 @@ def test_without_a_limit_nothing_is_spilled_and_only_what_shrinks_is_compressed(
     assert arrived(frames, packed) == sent
 
 
+@pytest.mark.parametrize("limit", [7_999, None])
+def test_what_was_prepared_arrives_at_its_place(limit: int | None) -> None:
+    frames = Frames(KEY, limit=limit)
+    sent = [envelope("1"), envelope("a" * 9_000, dispatcher="d"), envelope("2"), envelope(noise(20_000)), envelope("3")]
+    packed = frames.pack([one if len(one.message) == 1 else frames.prepare(one) for one in sent])
+    assert kinds(packed) == ("jzjsj" if limit else "jzjzj")
+    assert arrived(frames, packed) == sent
+
+
+def test_what_was_prepared_is_neither_encoded_nor_compressed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames, sent = Frames(KEY), envelope(noise(20_000), shard=3, mode="only")
+    prepared = frames.prepare(sent)
+    assert (prepared.shard, prepared.mode, prepared.node) == (3, "only", "web-1")
+    assert prepared.message == ""
+    monkeypatch.setattr("eventstore.pubsub.frames.zlib.compress", None)
+    monkeypatch.setattr("eventstore.pubsub.frames.orjson.dumps", None)
+    assert arrived(frames, frames.pack([prepared])) == [replace(sent, shard=0)]
+
+
 def test_two_equal_broadcasts_give_different_texts() -> None:
     frames = Frames(KEY)
     once, again = frames.pack([envelope()]), frames.pack([envelope()])
@@ -176,7 +195,7 @@ def test_an_envelope_beyond_the_most_is_refused_by_topic_and_size() -> None:
     frames = Frames(KEY, most=1_000)
     exact = 1_000 - len(orjson.dumps(fields(envelope(""))))
     frames.check(envelope("a" * exact))
-    for call in (frames.check, lambda one: frames.pack([envelope(), one])):
+    for call in (frames.check, frames.prepare, lambda one: frames.pack([envelope(), one])):
         with pytest.raises(InvalidMessage, match=r"'room:1' takes 1,001 bytes; 1,000 are the most"):
             call(envelope("a" * (exact + 1)))
 
@@ -306,6 +325,13 @@ def test_the_signature_covers_the_kind() -> None:
     for kind in "zsx":
         with pytest.raises(Rejected, match="signature"):
             FRAMES.unpack(SAMPLES[0][0] + kind + SAMPLES[0][2:])
+
+
+@pytest.mark.parametrize("text", SAMPLES)
+def test_the_signature_covers_every_digit_of_the_nonce(text: str) -> None:
+    for place in range(24, text.index(".")):
+        with pytest.raises(Rejected, match="signature"):
+            FRAMES.unpack(text[:place] + ("0" if text[place] != "0" else "1") + text[place + 1 :])
 
 
 def test_an_unknown_kind_is_rejected() -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from eventstore.errors import ConfigurationError, DatabaseUnavailable
 from eventstore.pubsub.adapter import Envelope
-from eventstore.pubsub.outbox import BURST, SPACING, Outbox
+from eventstore.pubsub.frames import Frames
+from eventstore.pubsub.outbox import BURST, SPACING, Outbox, Refused
 
 
 class Wire:
@@ -97,6 +98,58 @@ async def test_each_sender_gets_an_error_of_its_own() -> None:
         one, two = await asyncio.gather(*sending, return_exceptions=True)
     assert one is not two
     assert one.__cause__ is two.__cause__ is wire.error
+
+
+class Picky:
+    """Something that sends nothing of what holds a word it does not know."""
+
+    def __init__(self, *unknown: str) -> None:
+        self.unknown, self.calls = unknown, 0
+        self.sent: list[str] = []
+
+    async def flush(self, envelopes: list[Envelope]) -> None:
+        self.calls += 1
+        messages = [envelope.message for envelope in envelopes]
+        for word in self.unknown:
+            if word in messages:
+                raise Refused from ConfigurationError(f"{word}?")
+        self.sent += messages
+
+
+async def test_what_is_refused_fails_alone_and_the_order_stays() -> None:
+    picky = Picky("3", "70")
+    async with running_at(picky.flush) as outbox:
+        results = await asyncio.gather(*send(outbox, *map(str, range(100))), return_exceptions=True)
+    assert picky.sent == [str(n) for n in range(100) if n not in (3, 70)]
+    assert [(n, str(error)) for n, error in enumerate(results) if error] == [(3, "3?"), (70, "70?")]
+    assert all(isinstance(results[n], DatabaseUnavailable) for n in (3, 70))
+    assert picky.calls < 40  # few for two culprits, however many neighbours they have
+
+
+async def test_nothing_is_sent_again_once_nobody_knows_whether_it_was_sent() -> None:
+    batches = []
+
+    async def flush(envelopes: list[Envelope]) -> None:
+        batches.append([envelope.message for envelope in envelopes])
+        raise Refused if len(batches) == 1 else DatabaseUnavailable("gone")
+
+    async with running_at(flush) as outbox:
+        results = await asyncio.gather(*send(outbox, "1", "2", "3", "4"), return_exceptions=True)
+    assert batches == [["1", "2", "3", "4"], ["1", "2"]]
+    assert [str(error) for error in results] == ["gone"] * 4
+
+
+async def test_a_prepared_envelope_counts_by_what_is_sent_of_it() -> None:
+    wire = Wire()
+    prepared = Frames(b"key").prepare(Envelope("except", "a", "o", "t", "x" * 1_000))
+    async with running(wire, most_bytes=2 * len(prepared.packed) + 2) as outbox:
+        sending = [asyncio.ensure_future(outbox.send(prepared)) for _ in range(4)]
+        await wire.begun()
+        wire.let_go()
+        await wire.begun()
+        wire.let_go()
+        await asyncio.gather(*sending)
+    assert wire.batches == [[""] * 2, [""] * 2]
 
 
 @pytest.mark.parametrize("limits", [{"most": 2}, {"most_bytes": 5}])

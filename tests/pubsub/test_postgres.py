@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -21,6 +23,8 @@ from eventstore.listening import Listener
 from eventstore.pubsub import Postgres
 from eventstore.pubsub.adapter import Envelope
 from eventstore.pubsub.frames import Frames
+from eventstore.pubsub.postgres_connections import Line, source_of
+from eventstore.pubsub.postgres_tables import BATCH
 from tests.hunt.racing import times
 
 CONNECTIONS = "select count(*) from pg_stat_activity where application_name ~ 'pubsub'"
@@ -265,7 +269,136 @@ async def test_messages_of_each_task_arrive_in_their_order(a: Node, b: Node) -> 
     assert a[0].counters["frames_sent"] < 2_000
 
 
+# -- what the server refuses
+
+
+@pytest.fixture
+async def latin(db: str, sql: asyncpg.Connection) -> AsyncIterator[str]:
+    """DSN of a database that cannot hold every character."""
+    name = f"latin_{uuid4().hex}"
+    await sql.execute(f"create database {name} encoding 'LATIN1' locale 'C' template template0")
+    yield re.sub(r"/[^/?]*\?", f"/{name}?", db)
+    await sql.execute(f"drop database {name} with (force)")
+
+
+async def test_a_message_that_the_database_cannot_hold_fails_alone(latin: str) -> None:
+    async with node(latin, "a") as a, node(latin, "b") as b:
+        for _ in range(5):
+            messages = ["plain", "\u20ac\U0001f600", "é"]
+            sending = [a[0].broadcast(envelope(a, each)) for each in messages]
+            results = await asyncio.gather(*sending, return_exceptions=True)
+            assert [type(each) for each in results] == [type(None), DatabaseUnavailable, type(None)]
+        assert await b[1].messages(10) == ["plain", "é"] * 5
+
+
+async def test_without_the_table_large_messages_fail_and_small_ones_pass(
+    a: Node, b: Node, sql: asyncpg.Connection
+) -> None:
+    a[0]._create = False
+    await sql.execute("drop table eventstore.pubsub_spill")
+    messages = ["1", noise(20_000), "2"]
+    sending = [a[0].broadcast(envelope(a, each)) for each in messages]
+    one, large, two = await asyncio.gather(*sending, return_exceptions=True)
+    assert one is two is None
+    assert isinstance(large, DatabaseUnavailable)
+    assert "its tables are not there" in str(large)
+    assert await b[1].messages(2) == ["1", "2"]
+
+
+async def test_tables_that_vanished_are_made_again_by_who_needs_them(a: Node, b: Node, sql: asyncpg.Connection) -> None:
+    await sql.execute("drop table eventstore.pubsub_spill")
+    await a[0].broadcast(envelope(a, noise(20_000)))
+    assert await b[1].messages(1) == [noise(20_000)]
+
+
+async def test_large_messages_are_compressed_in_a_thread_and_keep_their_place(
+    a: Node, b: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = set()
+    prepare = Frames.prepare
+
+    def traced(self: Frames, one: Envelope) -> Envelope:
+        threads.add(threading.current_thread())
+        return prepare(self, one)
+
+    monkeypatch.setattr(Frames, "prepare", traced)
+    messages = [1, noise(3_000_000), "x" * 300_000, 2, noise(300_000), 3]
+    await asyncio.gather(*(a[0].broadcast(envelope(a, message)) for message in messages))
+    assert await b[1].messages(6) == messages
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+@pytest.mark.parametrize("size", [10, 300_000])
+async def test_a_topic_that_cannot_be_encoded_is_refused_by_name(a: Node, size: int) -> None:
+    with pytest.raises(InvalidMessage, match="cannot be encoded"):
+        await a[0].broadcast(envelope(a, noise(size), topic="\ud800"))
+
+
 # -- losses
+
+
+async def test_a_key_that_changed_meanwhile_is_taken_over_with_the_connection(
+    db: str, a: Node, sql: asyncpg.Connection
+) -> None:
+    await sql.execute("truncate eventstore.pubsub_keys")
+    async with node(db, "b") as b:
+        await end_backends(sql, "eventstore pubsub listener")
+        await a[1].until(lambda: a[1].states == ["lost", "reconnected"] * 2)
+        await b[1].until(lambda: b[1].states == ["lost", "reconnected"])
+        await a[0].broadcast(envelope(a, noise(20_000)))
+        await b[0].broadcast(envelope(b, 1))
+        assert await b[1].messages(1) == [noise(20_000)]
+        assert await a[1].messages(1) == [1]
+    assert a[0].counters["reconnects"] == 1
+
+
+async def test_tables_that_vanished_are_there_again_after_the_connection_came_back(
+    a: Node, b: Node, sql: asyncpg.Connection
+) -> None:
+    await sql.execute("drop table eventstore.pubsub_keys, eventstore.pubsub_spill")
+    await end_backends(sql, "eventstore pubsub listener")
+    for inbox in (a[1], b[1]):  # twice, because the key is a new one
+        await inbox.until(lambda inbox=inbox: inbox.states == ["lost", "reconnected"] * 2)
+    async with sql.transaction():
+        await a[0].broadcast_in(sql, envelope(a, noise(20_000)))
+    assert await b[1].messages(1) == [noise(20_000)]
+
+
+async def test_an_idle_node_that_reconnected_has_one_connection_again(a: Node, sql: asyncpg.Connection) -> None:
+    await end_backends(sql, "eventstore pubsub listener")
+    await a[1].until(lambda: a[1].states == ["lost", "reconnected"])
+    await a[0]._running._renewal  # type: ignore[union-attr, misc]
+    async with asyncio.timeout(30):
+        while await sql.fetchval(CONNECTIONS) != 1:
+            await asyncio.sleep(0.01)
+
+
+class Fails(Exception):
+    pass
+
+
+async def test_a_connection_on_which_something_failed_is_not_used_again(db: str) -> None:
+    line, used = Line(source_of(db, timeout=10, cache=0), "notifier"), []
+
+    async def use(connection: Any, error: Exception | None = None) -> None:
+        used.append(connection)
+        if error is not None:
+            raise error
+
+    for error in (Fails(), DatabaseUnavailable("gone")):
+        with pytest.raises(type(error)):
+            await line.run(lambda connection, error=error: use(connection, error))
+        assert used[-1].is_closed()
+        await line.run(use)
+        await line.run(use)
+    assert used[1] is used[2] is used[3]
+    assert used[0] is not used[1]
+    assert used[4] is used[5] is not used[3]
+    assert not line.idle
+    await line.close()
+    assert line.idle
+    assert used[-1].is_closed()
 
 
 async def test_a_lost_listener_is_reported_and_comes_back(db: str, a: Node, sql: asyncpg.Connection) -> None:
@@ -390,11 +523,14 @@ async def test_a_shared_listener_is_used_and_left_running(db: str, a: Node, sql:
     async with EventStore(db) as store:
         listener = store._signals.listener
         assert listener is not None
-        async with node(db, "b", listener=listener) as b:
+        before = set(listener._live.channels)  # type: ignore[union-attr]
+        async with node(db, "b", listener=listener, pool_size=2) as b:
+            assert len(listener._live.channels - before) == 2  # type: ignore[union-attr]
             assert await sql.fetchval(CONNECTIONS) == 1  # of node a, none of node b
             await a[0].broadcast(envelope(a, "hello"))
             assert await b[1].messages(1) == ["hello"]
         assert listener.listening
+        assert listener._live.channels == before  # type: ignore[union-attr]
         assert b[0]._running is None
 
 
@@ -411,6 +547,7 @@ async def test_a_shared_listener_that_does_not_listen_yet_is_not_waited_for(
         await listener.ready(10)
         await a[0].broadcast(envelope(a, "hello"))
         assert await b[1].messages(1) == ["hello"]
+        assert b[1].states == ["reconnected"]
         await listener.stop()
 
 
@@ -433,6 +570,7 @@ async def test_an_adapter_starts_again_after_it_was_closed(db: str, b: Node) -> 
         with pytest.raises(AlreadyStarted):
             await adapter.start(inbox)
         await adapter.broadcast(envelope((adapter, inbox), n))
+        assert adapter.counters["sent"] == 1
         await adapter.close()
         await adapter.close()
     assert await b[1].messages(2) == [1, 2]
@@ -485,6 +623,31 @@ async def test_a_start_that_is_cancelled_leaves_nothing_open(db: str, sql: async
         starting.cancel()
         await asyncio.wait([starting])
         await adapter.close()
+    assert len(asyncio.all_tasks()) == before
+    async with asyncio.timeout(30):
+        while await sql.fetchval(CONNECTIONS):
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("steps", range(12))
+async def test_a_start_that_is_cancelled_again_while_it_gives_up_leaves_nothing_open(
+    db: str, sql: asyncpg.Connection, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = asyncio.Event()
+
+    async def never(*_: object) -> None:
+        waiting.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Listener, "ready", never)
+    before = len(asyncio.all_tasks())
+    starting = asyncio.ensure_future(Postgres(db, node_name="a").start(Inbox()))
+    await waiting.wait()
+    starting.cancel()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    starting.cancel()
+    await asyncio.wait([starting])
     assert len(asyncio.all_tasks()) == before
     async with asyncio.timeout(30):
         while await sql.fetchval(CONNECTIONS):
@@ -586,18 +749,76 @@ async def test_expired_bodies_are_deleted_at_the_start_and_by_nodes_that_store_s
     db: str, sql: asyncpg.Connection
 ) -> None:
     now = 0.0
-    old = "insert into eventstore.pubsub_spill (id, body, created_at) select gen_random_uuid(), '', clock_timestamp()"
-    old += " - interval '61 s' from generate_series(1, 1200)"
-    await sql.execute(old)
+    await sql.execute(OLD, BATCH - 1)
     async with node(db, "a", clock=lambda: now) as a:
         assert await sql.fetchval("select count(*) from eventstore.pubsub_spill") == 0
-        await sql.execute(old)
+        await sql.execute(OLD, 1_200)
         await a[0].broadcast(envelope(a, noise(20_000)))
         assert await sql.fetchval("select count(*) from eventstore.pubsub_spill") == 1_201
         now, purged = 31.0, a[0].moments.next("purged")
         await a[0].broadcast(envelope(a, noise(20_000)))
         await purged
         assert await sql.fetchval("select count(*) from eventstore.pubsub_spill") == 2
+
+
+OLD = """
+    insert into eventstore.pubsub_spill (id, body, created_at)
+    select gen_random_uuid(), '', clock_timestamp() - interval '61 s' from generate_series(1, $1)
+"""
+
+
+async def test_a_start_leaves_most_of_many_expired_bodies_for_later(
+    db: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await sql.execute(OLD, 10 * BATCH)
+    adapter, batches = Postgres(db, node_name="a"), 0
+    purge = adapter._tables.purge
+
+    async def counted(connection: Any) -> bool:
+        nonlocal batches
+        batches += 1
+        return await purge(connection)
+
+    monkeypatch.setattr(adapter._tables, "purge", counted)
+    purged = adapter.moments.next("purged")
+    await adapter.start(Inbox())
+    assert batches == 1
+    await asyncio.wait_for(purged, 30)
+    assert await sql.fetchval("select count(*) from eventstore.pubsub_spill") == 0
+    await adapter.close()
+
+
+async def test_whoever_sends_during_a_purge_gets_the_connection_after_a_batch(
+    a: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, batches = asyncio.Event(), 0
+
+    async def endless(_: Any) -> bool:
+        nonlocal batches
+        batches += 1
+        begun.set()
+        await asyncio.sleep(0)
+        return True
+
+    running = a[0]._running
+    assert running is not None
+    monkeypatch.setattr(running._tables, "purge", endless)
+    running.purge()
+    await begun.wait()
+    await a[0].broadcast(envelope(a, 1))
+    assert batches < 50
+
+
+async def test_a_purge_that_takes_long_does_not_fail_the_start(
+    db: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventstore.pubsub.postgres.PURGE_WITHIN", 0.01)
+    async with node(db, "a"):  # makes the key
+        pass
+    async with sql.transaction():
+        await sql.execute("lock table eventstore.pubsub_spill")
+        async with node(db, "b") as b:
+            assert b[0]._running is not None
 
 
 @pytest.mark.parametrize("size", [10, 100_000])
