@@ -18,8 +18,9 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Two at a time: most tests wait for something. A file's tests stay together.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 build: install
 	$(BIN)/python -m build

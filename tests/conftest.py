@@ -1,4 +1,4 @@
-"""One throw-away server in shared memory for the whole run, and a fresh migrated database per test.
+"""A throw-away server in shared memory for each process of a run, and a fresh migrated database per test.
 
 TEST_PG_HOST and TEST_PG_PORT name a server to use instead.
 """
@@ -37,6 +37,9 @@ def _shared_memory() -> str | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # With several processes each has a server of its own: tests end backends and look at what all of them do.
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        return
     if "TEST_PG_HOST" not in os.environ:
         from eventstore.embedded import EmbeddedPostgres
 

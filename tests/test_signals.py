@@ -161,7 +161,10 @@ async def test_killing_the_listening_connection_again_and_again_loses_nothing(
 async def test_a_node_uses_one_listening_connection_and_opens_the_notifier_on_first_use(
     store: EventStore, sql: asyncpg.Connection
 ) -> None:
-    query = "select application_name from pg_stat_activity where application_name ~ 'listener|notifier' order by 1"
+    query = (
+        "select application_name from pg_stat_activity"
+        " where application_name ~ 'listener|notifier' and datname = current_database() order by 1"
+    )
     if not store._signals.listening:
         await store._signals.moments.next("listening")
     assert [row[0] for row in await sql.fetch(query)] == ["eventstore listener"]

@@ -327,7 +327,7 @@ def test_the_signature_covers_the_kind() -> None:
             FRAMES.unpack(SAMPLES[0][0] + kind + SAMPLES[0][2:])
 
 
-@pytest.mark.parametrize("text", SAMPLES)
+@pytest.mark.parametrize("text", SAMPLES, ids=range(len(SAMPLES)))
 def test_the_signature_covers_every_digit_of_the_nonce(text: str) -> None:
     for place in range(24, text.index(".")):
         with pytest.raises(Rejected, match="signature"):
