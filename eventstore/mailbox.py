@@ -218,7 +218,10 @@ class Mailbox(Generic[T]):
         told = tuple(self._ends)
         self._ends.clear()
         for callback in told:
-            callback(self)
+            try:
+                callback(self)
+            except Exception:
+                log.exception("what follows the end of %s failed", self.name)
 
     def on_close(self, callback: Callable[[Mailbox[Any]], None]) -> Callable[[], None]:
         """Call *callback* with the mailbox when it is closed (not when it is collected: see `weakref`).

@@ -5,7 +5,8 @@
     uvicorn examples.presence:app --timeout-graceful-shutdown 1 --port 8002      # in another terminal
 
 Open http://localhost:8001 and http://localhost:8002. Each sees who is on the other; stop one with Ctrl-C, and its
-people leave the other at once. EVENTSTORE_DSN names your database; without it the embedded Postgres is used.
+people leave the other at once. EVENTSTORE_DSN names your database (`eventstore migrate` prepares it); without it the
+embedded Postgres is used.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ async def page(_: Request) -> Response:
 
 async def events(request: Request) -> Response:
     """Be present in the room for as long as the connection lasts, and get what happens there."""
-    room, name = request.path_params["room"], request.query_params["name"][:40]
+    room, name = request.path_params["room"], request.query_params.get("name", "somebody")[:40]
     return StreamingResponse(_events(request.app.state, room, name), media_type="text/event-stream")
 
 

@@ -120,5 +120,6 @@ def _print(as_json: bool, row: dict[str, Any]) -> None:
         f"{row['lease']}",
         "present" if row.get("present") else "not heard of",
         f"holds {'-' if row['holds'] is None else row['holds']}",
+        f"version {row['version'] or '-'}",
     )
     write_line("\t".join((f"{at:%H:%M:%S}", cell(row["node"]), row["incarnation"], *texts)), flush=True)

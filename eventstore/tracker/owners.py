@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self, TypeAlias
 
 from eventstore.errors import ConfigurationError
 from eventstore.mailbox import Mailbox
+
+log = logging.getLogger(__name__)
 
 __all__ = ["AnyOwner", "Owner", "OwnerRef", "Owners"]
 
@@ -33,7 +36,10 @@ class Owner:
         """End its presences. Closing twice is fine."""
         ends, self._ends, self.closed = self._ends, {}, True
         for callback in tuple(ends):
-            callback(self)
+            try:
+                callback(self)
+            except Exception:
+                log.exception("what follows the end of %r failed", self)
 
     def on_close(self, callback: Callable[[Any], None]) -> Callable[[], object]:
         """Call *callback* with the owner when it is closed; at once if it is. Returns a function that ends that."""

@@ -50,6 +50,13 @@ class Options:
     max_delta_sizes: tuple[int, ...] = (100, 1000, 10_000)
 
     def __post_init__(self) -> None:
+        for name in ("broadcast_period", "down_period", "permdown_period"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) and not (name == "down_period" and value is None):
+                raise ConfigurationError(f"{name} must be a number of seconds, not {value!r}")
+        sizes = self.max_delta_sizes
+        if not isinstance(sizes, (list, tuple)) or not all(type(size) is int for size in sizes):
+            raise ConfigurationError(f"max_delta_sizes must be counts that grow, not {sizes!r}")
         if not 0 < self.broadcast_period < 1e6:
             raise ConfigurationError(f"broadcast_period must be seconds above 0, not {self.broadcast_period!r}")
         for name in ("max_silent_periods", "clock_sample_periods"):

@@ -105,6 +105,7 @@ class Shard:
         self._heard = _Inbox(self._wake, f"what {topic} hears")
         self._outgoing: Mailbox[Outgoing] = Mailbox(SENT_AT_MOST, name=f"what {topic} sends")
         self._stopped = False
+        self._task: asyncio.Task[Any] | None = None
         self.protocol = self._fresh()
         self.moments = Moments()
 
@@ -113,15 +114,24 @@ class Shard:
 
     # -- what others call
 
-    def call(self, change: Callable[[Protocol], tuple[Diff, Any]]) -> asyncio.Future[Any]:
+    @property
+    def is_caller(self) -> bool:
+        """Whether this is called by the shard's own handler."""
+        return self._task is not None and asyncio.current_task() is self._task
+
+    def call(self, change: Callable[[Protocol], tuple[Diff, Any]], *, waits: bool = True) -> asyncio.Future[Any]:
         """Make *change* in its turn; the future is what it returned beside its diff, or the error it raised.
 
         Raises (in the future):
+            ConfigurationError: the caller is the handler of this shard, which would wait for itself.
             ShardCrashed: the handler failed, and the shard begins anew.
         """
         done = asyncio.get_running_loop().create_future()
         if self._stopped:
             _answer(done, error=PubSubClosed("the tracker is closed"))
+        elif waits and self.is_caller:
+            message = "a handler cannot wait for its own shard: it would wait for itself; start a task for that"
+            _answer(done, error=ConfigurationError(message))
         else:
             self._commands.append(_Command(change, done))
             self._wake.set()
@@ -157,6 +167,14 @@ class Shard:
 
     async def run(self) -> None:
         """Live, crash, and live again."""
+        self._task = asyncio.current_task()
+        try:
+            await self._live_again_and_again()
+        finally:
+            self._stopped = True
+            self._fail(PubSubClosed("the tracker ended"))
+
+    async def _live_again_and_again(self) -> None:
         while not self._stopped:
             try:
                 await self._live()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import inspect
+import logging
 import random
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -14,7 +16,7 @@ from zlib import crc32
 from eventstore.errors import AlreadyTracked, ConfigurationError, InvalidMessage, NoPresence, PubSubClosed
 from eventstore.mailbox import Mailbox
 from eventstore.pubsub.hub import CONNECTION, PubSub
-from eventstore.service import Clock, LoopClock, Tasks
+from eventstore.service import Clock, LoopClock, Tasks, to_its_end
 from eventstore.tracker.clocks import Replica
 from eventstore.tracker.listing import Diff
 from eventstore.tracker.owners import AnyOwner, OwnerRef, Owners
@@ -22,6 +24,14 @@ from eventstore.tracker.protocol import Options, Protocol
 from eventstore.tracker.shard import Handler, Shard, copied, entry
 
 __all__ = ["Tracker"]
+
+log = logging.getLogger(__name__)
+
+FAREWELL_WITHIN = 2.0
+"""Seconds that telling the others of the end may take."""
+
+_PROBE = "message[0][0][0][0]"
+"""Where a presence lies in what it is tried in."""
 
 Meta = Mapping[str, Any]
 
@@ -77,8 +87,10 @@ class Tracker:
     ) -> None:
         if not isinstance(name, str) or not name:
             raise ConfigurationError("a tracker needs a name")
-        if not hasattr(handler, "handle_diff"):
+        if inspect.isclass(handler) or not hasattr(handler, "handle_diff"):
             raise ConfigurationError("the handler of a tracker has `async handle_diff(diff, state) -> state`")
+        if not hasattr(pubsub, "broadcast_from"):
+            raise ConfigurationError(f"a tracker needs a PubSub, not {type(pubsub).__name__}")
         if type(pool_size) is not int or not 1 <= pool_size <= 1024:
             raise ConfigurationError(f"pool_size must be a whole number from 1 to 1024, not {pool_size!r}")
         self.name, self.pool_size = name, pool_size
@@ -137,14 +149,24 @@ class Tracker:
         """Stop. The others notice after their down_period, or at once with ``permdown_on_shutdown``."""
         if self._permdown_on_shutdown:
             await self.graceful_permdown()
-        await self._stop()
+        else:
+            self._check_caller()
+            await to_its_end(self._stop())
 
     async def graceful_permdown(self) -> None:
-        """Make the others forget this node at once, and stop."""
-        shards = self._shards
-        for shard in shards:
-            await shard.farewell()
-        await self._stop()
+        """Make the others forget this node at once, and stop, within two seconds if nothing can be sent."""
+        self._check_caller()
+        try:
+            async with asyncio.timeout(FAREWELL_WITHIN):
+                await asyncio.gather(*(shard.farewell() for shard in self._shards))
+        except TimeoutError:
+            log.warning("the tracker %r could not say farewell; the others will notice its silence", self.name)
+        finally:
+            await to_its_end(self._stop())
+
+    def _check_caller(self) -> None:
+        if any(shard.is_caller for shard in self._shards):
+            raise ConfigurationError("a handler cannot close its own tracker: it would wait for itself; start a task")
 
     async def _stop(self) -> None:
         if self._connection is not None:
@@ -206,6 +228,7 @@ class Tracker:
             NoPresence: *owner* is not in *topic* as *key*.
             InvalidMessage, ShardCrashed, PubSubClosed: as `track`; and what the function raises.
         """
+        _check_key(key)
         shard, name = self._shard(topic), self._owners.known_as(owner)
 
         def change(protocol: Protocol) -> tuple[Diff, str]:
@@ -227,6 +250,9 @@ class Tracker:
             ShardCrashed, PubSubClosed: as `track`.
         """
         self._open()
+        if topic is None and key is not None:
+            raise ConfigurationError("a key needs its topic: untrack(owner, topic, key)")
+        _check_key(key)
         name = self._owners.known_as(owner)
         if name is None:
             return
@@ -252,6 +278,7 @@ class Tracker:
 
     def get_by_key(self, topic: str, key: Any) -> builtins.list[tuple[AnyOwner | OwnerRef, dict[str, Any]]]:
         """Return (owner, meta) of all presences in *topic* as *key*; owners of other nodes as `OwnerRef`."""
+        _check_key(key)
         found = self._state(topic).get_by_key(topic, key)
         return [(self._owners.of(one.tag.replica.node, str(one.owner)), copied(one.meta)) for one in found]
 
@@ -264,6 +291,8 @@ class Tracker:
     def _open(self) -> None:
         if self.closed:
             raise PubSubClosed(f"the tracker {self.name!r} is not open; use `async with Tracker(...) as tracker`")
+        if self._pubsub.closed:
+            raise PubSubClosed(f"the PubSub of the tracker {self.name!r} was closed; nobody would hear of it")
 
     def _shard(self, topic: str) -> Shard:
         self._open()
@@ -277,11 +306,17 @@ class Tracker:
     def _sendable(self, topic: str, key: Any, meta: Any) -> dict[str, Any]:
         if not isinstance(meta, Mapping):
             raise ConfigurationError(f"the meta of a presence is a dict, not {type(meta).__name__}")
-        if key is None or not _is_key(key):
-            raise ConfigurationError(f"the key of a presence is a string, a number or a tuple, not {key!r}")
+        if key is None:
+            raise ConfigurationError("a presence needs a key: a string, a number or a tuple")
+        _check_key(key)
         plain: dict[str, Any] = copied(dict(meta))
         # As deep as in a delta: what cannot be sent would keep all that is sent with it from the others.
-        size = len(self._pubsub.codec.encode([[[[[topic, key, plain]]]]]))
+        plain.pop("phx_ref_prev", None)
+        try:
+            size = len(self._pubsub.codec.encode([[[[[topic, key, plain]]]]]))
+        except InvalidMessage as error:
+            said = str(error).replace(f"{_PROBE}[1]", "key").replace(f"{_PROBE}[2]", "meta")
+            raise InvalidMessage(said) from None
         if size > LARGEST:
             raise InvalidMessage(f"a presence of {size:,} characters is too large ({LARGEST:,} at most)")
         return plain
@@ -298,7 +333,7 @@ class Tracker:
             self._loop.call_soon_threadsafe(self._owner_ended, name)
             return
         for shard in self._shards:
-            shard.call(lambda protocol: (protocol.state.leave(name), None))
+            shard.call(lambda protocol: (protocol.state.leave(name), None), waits=False)
 
     def _shard_crashed(self, owners: builtins.list[str]) -> None:
         if self._link_owners:
@@ -320,6 +355,11 @@ class Tracker:
             if state == ("reconnected",):
                 for shard in self._shards:
                     shard.resync()
+
+
+def _check_key(key: Any) -> None:
+    if not _is_key(key):
+        raise ConfigurationError(f"the key of a presence is a string, a number or a tuple, not {key!r}")
 
 
 def _is_key(key: Any, level: int = 0) -> bool:

@@ -183,7 +183,7 @@ def expire(db: str) -> None:
 def test_sigterm_ends_watching_without_a_word(spawn: Spawn, dead: UUID) -> None:
     watching = spawn("nodes", "--watch")
     line = watching.stdout.readline().rstrip("\n").split("\t")
-    assert line[1:] == ["dead", str(dead), "expired", "not heard of", "holds 0"]
+    assert line[1:] == ["dead", str(dead), "expired", "not heard of", "holds 0", "version -"]
     assert interrupted(watching, signal.SIGTERM) == (143, "")
 
 

@@ -1209,9 +1209,8 @@ async def test_a_pubsub_that_is_closed_first_does_not_keep_a_tracker_from_closin
     a = await alone(local, permdown_on_shutdown=True)
     await a.tracker.track(owner, "room", "k", {})
     await a.pubsub.close()
-    await local.ticks(3)
-    assert a.keys() == ["k"]
     await a.tracker.close()
+    assert a.tracker.closed
 
 
 # -- options
@@ -1428,3 +1427,66 @@ async def test_the_comparison_of_sizes_notices_a_presence_that_stays(local: Clus
     await a.tracker.track(owner, "room", "k", {})
     await local.ticks()
     assert {name for name, size in shape(a).items() if size != base[name]} == {"values", "listed", "owners"}
+
+
+async def test_a_handler_that_waits_for_its_own_shard_is_told_so(local: Cluster, owner: Owner) -> None:
+    a, _ = await local.pair()
+    failures: list[Exception] = []
+
+    async def handle(diff: Any, state: Any) -> Any:
+        for wrong in (a.tracker.track(owner, "other", "k", {}), a.tracker.untrack(owner), a.tracker.close()):
+            try:
+                await wrong
+            except ConfigurationError as error:
+                failures.append(error)
+        return state
+
+    a.handler.handle_diff = handle  # type: ignore[method-assign, assignment]
+    await a.tracker.track(owner, "room", "k", {})
+    assert [("itself" in str(error)) for error in failures] == [True, True, True]
+
+
+async def test_a_farewell_that_cannot_be_sent_does_not_hold_up_the_end(
+    local: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, _ = await local.pair()
+    monkeypatch.setattr("eventstore.tracker.tracker.FAREWELL_WITHIN", 0.01)
+    for shard in a.tracker._shards:
+        shard.farewell = asyncio.Event().wait  # type: ignore[method-assign, assignment]
+    async with asyncio.timeout(5):
+        await a.tracker.graceful_permdown()
+    assert a.tracker.closed
+
+
+async def test_a_callback_that_fails_keeps_no_presence_alive(local: Cluster) -> None:
+    a, _ = await local.pair()
+    owner = Owner("failing")
+    owner.on_close(lambda _: 1 / 0)  # type: ignore[arg-type, return-value]
+    await a.tracker.track(owner, "room", "k", {})
+    owner.close()
+    await local.ticks()
+    assert a.keys() == []
+
+
+async def test_a_tracker_whose_pubsub_was_closed_says_so(local: Cluster, owner: Owner) -> None:
+    a, _ = await local.pair()
+    await a.pubsub.close()
+    with pytest.raises(PubSubClosed, match="nobody would hear"):
+        await a.tracker.track(owner, "room", "k", {})
+
+
+async def test_wrong_arguments_are_named(local: Cluster, owner: Owner) -> None:
+    a, _ = await local.pair()
+    with pytest.raises(ConfigurationError, match="needs its topic"):
+        await a.tracker.untrack(owner, key="k")
+    for wrong in (a.tracker.update(owner, "room", ["k"], {}), a.tracker.untrack(owner, "room", ["k"])):
+        with pytest.raises(ConfigurationError, match="the key of a presence"):
+            await wrong
+    with pytest.raises(InvalidMessage, match=r"^meta\.a"):
+        await a.tracker.track(owner, "room", "k", {"a": {1, 2}})
+    for options in ({"broadcast_period": "1"}, {"permdown_period": None}, {"max_delta_sizes": 5}):
+        with pytest.raises(ConfigurationError):
+            Tracker(Recorder(), "t", a.pubsub, **options)  # type: ignore[arg-type]
+    for handler, pubsub in ((Recorder, a.pubsub), (Recorder(), None)):
+        with pytest.raises(ConfigurationError):
+            Tracker(handler, "t", pubsub)  # type: ignore[arg-type]
