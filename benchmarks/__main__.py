@@ -30,7 +30,7 @@ examples:
   python -m benchmarks --only append-64 read-all      some works
   python -m benchmarks --dsn postgresql://me@host/postgres
                                                       on your server, in a database made for it and dropped again
-  python -m benchmarks --publish                      and write docs/benchmarks.json and docs/benchmarks.svg
+  python -m benchmarks --publish --rounds 3           write docs/benchmarks.json and docs/benchmarks.svg anew
 """
 
 

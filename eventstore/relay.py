@@ -1,8 +1,8 @@
 """The relay: new events as PubSub messages, on this node only.
 
 Every node reads the log itself, so an event that one node broadcast to the others would arrive as often as there are
-nodes. The relay is therefore handed nothing but the local half of a PubSub; and the codec of the other half refuses
-events, so that nobody else can send one by mistake.
+nodes. The relay is therefore handed nothing but the local half of a PubSub; the hub keeps topics of events on their
+node (`PubSub.keep_local`), and its codec refuses events, so that nobody else can send one by mistake.
 """
 
 from __future__ import annotations

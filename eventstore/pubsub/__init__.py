@@ -11,8 +11,9 @@ Usable on its own::
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from eventstore.lazily import lazy
 
 if TYPE_CHECKING:
     from eventstore.errors import (
@@ -32,27 +33,6 @@ if TYPE_CHECKING:
     from eventstore.pubsub.local import Local, LocalHub
     from eventstore.pubsub.postgres import Postgres
     from eventstore.pubsub.redis import Redis
-
-_HOMES = {
-    "eventstore.errors": (
-        "BroadcastError",
-        "ConfigurationError",
-        "DatabaseUnavailable",
-        "InvalidMessage",
-        "MailboxClosed",
-        "Overflow",
-        "PubSubClosed",
-    ),
-    "eventstore.mailbox": ("Mailbox", "Rule"),
-    "eventstore.pubsub.adapter": ("Adapter", "Envelope", "Receiver"),
-    "eventstore.pubsub.codec": ("Codec", "MessageCodec"),
-    "eventstore.pubsub.dispatching": ("Dispatcher", "Fastlane", "fastlane", "put_or_lose"),
-    "eventstore.pubsub.hub": ("CONNECTION", "PubSub", "Stats", "Subscription"),
-    "eventstore.pubsub.local": ("Local", "LocalHub"),
-    "eventstore.pubsub.postgres": ("Postgres",),
-    "eventstore.pubsub.redis": ("Redis",),
-}
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "CONNECTION",
@@ -83,14 +63,15 @@ __all__ = [
     "put_or_lose",
 ]
 
+_HOMES = {
+    "eventstore.mailbox": ("Mailbox", "Rule"),
+    "eventstore.pubsub.adapter": ("Adapter", "Envelope", "Receiver"),
+    "eventstore.pubsub.codec": ("Codec", "MessageCodec"),
+    "eventstore.pubsub.dispatching": ("Dispatcher", "Fastlane", "fastlane", "put_or_lose"),
+    "eventstore.pubsub.hub": ("CONNECTION", "PubSub", "Stats", "Subscription"),
+    "eventstore.pubsub.local": ("Local", "LocalHub"),
+    "eventstore.pubsub.postgres": ("Postgres",),
+    "eventstore.pubsub.redis": ("Redis",),
+}
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME_OF:
-        value = getattr(import_module(_HOME_OF[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy(globals(), _HOMES)

@@ -7,8 +7,9 @@ in a task, ``owners`` notices who ends, and ``tracker`` is what applications use
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from eventstore.lazily import lazy
 
 if TYPE_CHECKING:
     from eventstore.errors import AlreadyTracked, NoPresence, ShardCrashed
@@ -17,27 +18,13 @@ if TYPE_CHECKING:
     from eventstore.tracker.shard import Handler
     from eventstore.tracker.tracker import Tracker
 
-_HOME_OF = {
-    "AlreadyTracked": "eventstore.errors",
-    "Handler": "eventstore.tracker.shard",
-    "NoPresence": "eventstore.errors",
-    "Owner": "eventstore.tracker.owners",
-    "OwnerRef": "eventstore.tracker.owners",
-    "Replica": "eventstore.tracker.clocks",
-    "ShardCrashed": "eventstore.errors",
-    "Tracker": "eventstore.tracker.tracker",
-}
-
 __all__ = ["AlreadyTracked", "Handler", "NoPresence", "Owner", "OwnerRef", "Replica", "ShardCrashed", "Tracker"]
 
+_HOMES = {
+    "eventstore.tracker.clocks": ("Replica",),
+    "eventstore.tracker.owners": ("Owner", "OwnerRef"),
+    "eventstore.tracker.shard": ("Handler",),
+    "eventstore.tracker.tracker": ("Tracker",),
+}
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME_OF:
-        value = getattr(import_module(_HOME_OF[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy(globals(), _HOMES)

@@ -55,7 +55,8 @@ class Options:
             if type(value) not in (int, float) and not (name == "down_period" and value is None):
                 raise ConfigurationError(f"{name} must be a number of seconds, not {value!r}")
         sizes = self.max_delta_sizes
-        if not isinstance(sizes, (list, tuple)) or not all(type(size) is int for size in sizes):
+        counts = isinstance(sizes, (list, tuple)) and all(type(size) is int and size > 0 for size in sizes)
+        if not counts or not sizes or list(sizes) != sorted(set(sizes)):
             raise ConfigurationError(f"max_delta_sizes must be counts that grow, not {sizes!r}")
         if not 0 < self.broadcast_period < 1e6:
             raise ConfigurationError(f"broadcast_period must be seconds above 0, not {self.broadcast_period!r}")
@@ -69,10 +70,7 @@ class Options:
             )
         if not self.permdown_period > self.down:
             raise ConfigurationError(f"permdown_period {self.permdown_period:g} must be longer than down_period")
-        sizes = tuple(self.max_delta_sizes)
-        if not sizes or sizes[0] < 1 or list(sizes) != sorted(set(sizes)):
-            raise ConfigurationError(f"max_delta_sizes must be counts that grow, not {self.max_delta_sizes!r}")
-        object.__setattr__(self, "max_delta_sizes", sizes)
+        object.__setattr__(self, "max_delta_sizes", tuple(sizes))
 
     @property
     def down(self) -> float:

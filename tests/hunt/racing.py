@@ -144,5 +144,9 @@ async def left_behind(store: EventStore, sql: asyncpg.Connection) -> list[str]:
     return found
 
 
+def some(count: int = 1) -> list[NewEvent]:
+    return [NewEvent("T") for _ in range(count)]
+
+
 def tagged(*tags: str, type: str = "T") -> list[NewEvent]:
     return [NewEvent(type, tags=tags)]

@@ -37,6 +37,7 @@ from tests.hunt.racing import (
     connection,
     left_behind,
     locked,
+    some,
     stored_ids,
     stores,
     tagged,
@@ -47,10 +48,6 @@ from tests.hunt.racing import (
 )
 
 pytestmark = pytest.mark.hunt
-
-
-def some(count: int = 1) -> list[NewEvent]:
-    return [NewEvent("T") for _ in range(count)]
 
 
 @pytest.mark.parametrize("count", [1, 4])

@@ -37,6 +37,7 @@ from tests.hunt.racing import (
     forget,
     left_behind,
     locked,
+    some,
     stored_ids,
     tagged,
     until,
@@ -44,10 +45,6 @@ from tests.hunt.racing import (
 )
 
 ONE = [NewEvent("T")]
-
-
-def some(count: int = 1) -> list[NewEvent]:
-    return [NewEvent("T") for _ in range(count)]
 
 
 @pytest.fixture

@@ -41,11 +41,11 @@ def unopened(request: pytest.FixtureRequest) -> Cluster:
         return nodes.postgres_cluster(request.getfixturevalue("pubsub_db"))
     if request.param == "redis":
         return nodes.redis_cluster(request.getfixturevalue("redis_url"))
-    return nodes.local_cluster()
+    return Cluster(nodes.local_adapters())
 
 
 @pytest.fixture
 async def cluster(unopened: Cluster) -> AsyncIterator[Cluster]:
     """Opens nodes of one PubSub, on each adapter in turn."""
-    async with nodes.opened(unopened):
+    async with unopened.stack:
         yield unopened

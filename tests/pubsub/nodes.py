@@ -6,10 +6,10 @@ import asyncio
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import uuid4
 
 import asyncpg
@@ -22,6 +22,18 @@ MARKER = "everything before this was sent earlier"
 WITHIN = 5.0
 """Seconds that a test waits for a message."""
 
+Adapters: TypeAlias = Callable[[str], Adapter]
+"""Makes the adapter of a node, by its name."""
+
+
+def local_adapters() -> Adapters:
+    hub = LocalHub()
+    return lambda node: Local(hub, node_name=node)
+
+
+def postgres_adapters(dsn: str) -> Adapters:
+    return lambda node: Postgres(dsn, node_name=node)
+
 
 class Cluster:
     """Nodes of one PubSub, closed with the test.
@@ -31,7 +43,7 @@ class Cluster:
         cut: ends the connections by which the nodes hear each other; None where there are none.
     """
 
-    def __init__(self, adapter_of: Callable[[str], Adapter], cut: Callable[[], Any] | None = None) -> None:
+    def __init__(self, adapter_of: Adapters, cut: Callable[[], Any] | None = None) -> None:
         self.adapter_of, self.cut = adapter_of, cut
         self.name = f"chat {uuid4().hex}"
         self.stack = AsyncExitStack()
@@ -45,17 +57,6 @@ class Cluster:
         return [await self.node(name, **options) for name in names]
 
 
-@asynccontextmanager
-async def opened(cluster: Cluster) -> AsyncIterator[Cluster]:
-    async with cluster.stack:
-        yield cluster
-
-
-def local_cluster() -> Cluster:
-    hub = LocalHub()
-    return Cluster(lambda node: Local(hub, node_name=node))
-
-
 def postgres_cluster(dsn: str) -> Cluster:
     async def cut() -> None:
         connection = await asyncpg.connect(dsn)
@@ -65,7 +66,7 @@ def postgres_cluster(dsn: str) -> Cluster:
         )
         await connection.close()
 
-    return Cluster(lambda node: Postgres(dsn, node_name=node), cut)
+    return Cluster(postgres_adapters(dsn), cut)
 
 
 def redis_cluster(url: str) -> Cluster:

@@ -880,6 +880,7 @@ CAUGHT_BY: dict[str, Callable[[Cluster], Awaitable[None]]] = {
 async def test_an_adapter_with_a_fault_fails_the_suite(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nodes, "WITHIN", 0.2)
     medium = Spoiled(fault)
-    async with nodes.opened(Cluster(lambda node: Local(medium, node))) as cluster:
+    cluster = Cluster(lambda node: Local(medium, node))
+    async with cluster.stack:
         with pytest.raises((AssertionError, TimeoutError)):
             await CAUGHT_BY[fault](cluster)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack
 from typing import Any
 from uuid import uuid4
 
 from eventstore.mailbox import Mailbox
-from eventstore.pubsub import Adapter, Local, LocalHub, Postgres, PubSub
+from eventstore.pubsub import Adapter, Local, PubSub
 from eventstore.pubsub.adapter import Envelope, Receiver
 from eventstore.tracker.shard import Shard, TopicDiff
 from eventstore.tracker.tracker import Tracker
+from tests.pubsub.nodes import Adapters
 
 WITHIN = 10.0
 """Seconds of real time that a test waits for something."""
@@ -221,7 +222,7 @@ class Node:
 class Cluster:
     """Nodes of one PubSub with one tracker name."""
 
-    def __init__(self, adapter_of: Callable[[str], Adapter]) -> None:
+    def __init__(self, adapter_of: Adapters) -> None:
         self.adapter_of = adapter_of
         self.name, self.clock = f"chat {uuid4().hex}", HandMoved()
         self.nodes: list[Node] = []
@@ -307,21 +308,6 @@ class Cluster:
         async with asyncio.timeout(WITHIN):
             while not condition():
                 await asyncio.sleep(0)
-
-
-@asynccontextmanager
-async def opened(cluster: Cluster) -> AsyncIterator[Cluster]:
-    async with cluster.stack:
-        yield cluster
-
-
-def local_cluster() -> Cluster:
-    hub = LocalHub()
-    return Cluster(lambda node: Local(hub, node_name=node))
-
-
-def postgres_cluster(dsn: str) -> Cluster:
-    return Cluster(lambda node: Postgres(dsn, node_name=node))
 
 
 def topics_of(shards: int, *wanted: int) -> Iterable[str]:

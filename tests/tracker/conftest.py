@@ -7,7 +7,7 @@ import pytest
 from pytest_postgresql.janitor import DatabaseJanitor
 
 from tests.conftest import dsn_of
-from tests.tracker import clusters
+from tests.pubsub.nodes import local_adapters, postgres_adapters
 from tests.tracker.clusters import Cluster
 
 
@@ -22,19 +22,20 @@ def tracker_db(pg: Any) -> Iterator[str]:
 @pytest.fixture
 async def local() -> AsyncIterator[Cluster]:
     """Opens nodes of one PubSub inside this process."""
-    async with clusters.opened(clusters.local_cluster()) as cluster:
+    cluster = Cluster(local_adapters())
+    async with cluster.stack:
         yield cluster
 
 
 @pytest.fixture(params=["local", "postgres"])
 def unopened(request: pytest.FixtureRequest) -> Cluster:
     if request.param == "local":
-        return clusters.local_cluster()
-    return clusters.postgres_cluster(request.getfixturevalue("tracker_db"))
+        return Cluster(local_adapters())
+    return Cluster(postgres_adapters(request.getfixturevalue("tracker_db")))
 
 
 @pytest.fixture
 async def cluster(unopened: Cluster) -> AsyncIterator[Cluster]:
     """Opens nodes of one PubSub, on each adapter in turn."""
-    async with clusters.opened(unopened):
+    async with unopened.stack:
         yield unopened
