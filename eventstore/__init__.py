@@ -6,8 +6,9 @@ command line's ``--help``) costs nothing.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from eventstore.lazily import lazy
 
 if TYPE_CHECKING:
     from eventstore.conditions import AppendCondition
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
     from eventstore.selectors import All, EventPattern, EventPayload, EventType, Selector, Stream, Tags
     from eventstore.settings import Settings
     from eventstore.store import EventStore
-    from eventstore.subscriptions.model import Delivery, Subscription
+    from eventstore.subscriptions.delivery import Delivery
+    from eventstore.subscriptions.model import Subscription
+    from eventstore.subscriptions.policy import FailurePolicy
 
 __all__ = [
     "ANY",
@@ -53,6 +56,7 @@ __all__ = [
     "EventStore",
     "EventStoreError",
     "EventType",
+    "FailurePolicy",
     "InvalidEvent",
     "InvalidSelector",
     "MigrationRequired",
@@ -84,29 +88,12 @@ _HOMES = {
     "eventstore.events": ("ANY", "NO_STREAM", "STREAM_EXISTS", "AppendResult", "Event", "NewEvent"),
     "eventstore.log.append": ("StreamAppend",),
     "eventstore.log.streams": ("StreamInfo", "StreamMetadata"),
-    "eventstore.selectors": (
-        "All",
-        "EventPattern",
-        "EventPayload",
-        "EventType",
-        "Selector",
-        "Stream",
-        "Tags",
-    ),
+    "eventstore.selectors": ("All", "EventPattern", "EventPayload", "EventType", "Selector", "Stream", "Tags"),
     "eventstore.settings": ("Settings",),
     "eventstore.store": ("EventStore",),
-    "eventstore.subscriptions.model": ("Delivery", "Subscription"),
+    "eventstore.subscriptions.delivery": ("Delivery",),
+    "eventstore.subscriptions.model": ("Subscription",),
+    "eventstore.subscriptions.policy": ("FailurePolicy",),
 }
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        value = getattr(import_module(_HOME_OF.get(name, "eventstore.errors")), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy(globals(), _HOMES)

@@ -42,6 +42,11 @@ def _wrong_version(error: asyncpg.PostgresError) -> errors.EventStoreError:
     return errors.WrongExpectedVersion(facts["stream"], facts["expected"], facts["actual"])
 
 
+def _ahead_of_log(error: asyncpg.PostgresError) -> errors.EventStoreError:
+    facts = _facts(error)
+    return errors.CheckpointAheadOfLog(facts["name"], facts["checkpoint"], facts["last_position"])
+
+
 def _duplicate(error: asyncpg.PostgresError) -> errors.EventStoreError:
     return errors.DuplicateEventId(map(UUID, json.loads(error.detail or "[]") or []), _message(error))
 
@@ -78,6 +83,8 @@ SQLSTATES: dict[str, Callable[[asyncpg.PostgresError], errors.EventStoreError]] 
     "ES010": _as(errors.DatabaseUnavailable),
     "ES011": _as(errors.TransactionConflict),
     "ES012": lambda error: errors.AppendConditionFailed(_facts(error)["position"]),
+    "ES013": lambda error: errors.SubscriptionNotFound(_facts(error)["name"]),
+    "ES014": _ahead_of_log,
     "40001": _conflict,
     "40P01": _conflict,
     "55P03": _conflict,

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -165,6 +166,14 @@ class NewEvent:
             uuid7() if id is None else id,
             created_at,  # type: ignore[arg-type]
         )
+
+    def with_metadata(self, metadata: Mapping[str, Any]) -> NewEvent:
+        """Return the same event with other metadata (`InvalidEvent`, `PayloadTooLarge`)."""
+        made = copy(self)
+        object.__setattr__(made, "metadata", metadata)
+        object.__setattr__(made, "encoded_metadata", encode(metadata, field="metadata"))
+        made._check_size()
+        return made
 
     def _check_size(self) -> None:
         # Characters bound the bytes from both sides, so that small events are never encoded again to be counted.

@@ -13,19 +13,46 @@ and when a connection is lost every tap is cut, and followers resume from the la
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Protocol, TypeAlias
 
 from eventstore.database import Database
 from eventstore.errors import Overflow
 from eventstore.events import Event
 from eventstore.log.read import Page, Share, Window, read_page
 from eventstore.mailbox import Mailbox
+from eventstore.router import Router
 from eventstore.selectors import All, Selector
 from eventstore.service import Backoff, Moments, Tasks, set_within
 from eventstore.settings import Settings
 from eventstore.signals import Signals
 
-__all__ = ["Feed", "Follower", "Tap"]
+__all__ = ["Deliver", "Feed", "Follower", "Handle", "Tap"]
+
+log = logging.getLogger(__name__)
+
+
+Handle: TypeAlias = tuple[str, int]
+"""A consumer that is published to: subscription and partition of an emitter."""
+
+Shares: TypeAlias = Iterable[tuple[Handle, Selector, Share | None]]
+
+
+class Deliver(Protocol):
+    """Who runs the emitters."""
+
+    async def publish(self, events: dict[Handle, list[Event]], source: Any) -> None:
+        """Hand each the events that *source* read for it; returns once all have them, or left."""
+
+    def scanned(self) -> None:
+        """Take note that everything up to ``feed.scanned`` was handed over."""
+
+    def cut(self, handles: list[Handle]) -> None:
+        """Take note that nothing more comes to these: they go back to reading pages."""
+
+    def unroutable(self, handle: Handle, error: Exception) -> None:
+        """Take note that the selector of *handle* failed on an event."""
 
 
 class Tap:
@@ -37,19 +64,19 @@ class Tap:
         lost: the tap was cut; nothing more comes, and what is queued may have gaps after it.
     """
 
-    def __init__(self, selector: Selector, share: Share | None, start: int, scanned: int, size: int) -> None:
-        self.selector, self.share = selector, share
+    __slots__ = ("lost", "mailbox", "scanned", "start")
+
+    def __init__(self, start: int, scanned: int, size: int) -> None:
         self.start, self.scanned = start, scanned
         self.mailbox: Mailbox[Event] = Mailbox(size, overflow="error")
         self.lost = False
 
     def offer(self, event: Event) -> None:
-        """Queue *event* if it is wanted; an overflow cuts the tap."""
-        if (self.share is None or event in self.share) and self.selector.matches(event):
-            try:
-                self.mailbox.put_nowait(event)
-            except Overflow:
-                self.cut()
+        """Queue *event*; an overflow cuts the tap."""
+        try:
+            self.mailbox.put_nowait(event)
+        except Overflow:
+            self.cut()
 
     def cut(self) -> None:
         """Send the follower back to reading pages."""
@@ -63,18 +90,23 @@ several events, instead of competing with each append for the processor."""
 
 
 class Feed:
-    """Reads new events once and offers them to every tap; reads nothing while there is none.
+    """Reads new events once and hands each to those who want it; reads nothing while nobody does.
+
+    Listeners tap it, each with a mailbox of its own. Emitters join it: they are published to, all of one page at once.
 
     Attributes:
-        position: of the last event read; None while nobody taps.
-        scanned: the largest horizon read up to.
+        position: of the last event read; None while nobody wants any.
+        scanned: the largest horizon read up to; everything wanted up to it was handed over.
         moments: ``read`` (with the page), ``cut``.
     """
 
     def __init__(self, database: Database, signals: Signals, settings: Settings) -> None:
         self._database, self._signals, self._settings = database, signals, settings
         self._taps: set[Tap] = set()
-        self._wake, self._attaching = asyncio.Event(), asyncio.Lock()
+        self._router: Router[Tap | Handle] = Router(self._failed)
+        self._deliver: Deliver | None = None
+        # Held while a page is handed over: who attaches or joins does so between two pages.
+        self._wake, self._paging = asyncio.Event(), asyncio.Lock()
         self._tasks = Tasks()
         self._forget: list[Callable[[], None]] = []
         self.position: int | None = None
@@ -83,32 +115,33 @@ class Feed:
 
     async def start(self, _dsn: str, _schema: str) -> None:
         """Begin to follow the log, in the background."""
-        self._wake, self._attaching = asyncio.Event(), asyncio.Lock()  # of this event loop
+        self._wake, self._paging = asyncio.Event(), asyncio.Lock()  # of this event loop
         self._forget = [self._signals.on_wake(self._woken), self._database.on_lost(self._cut_all)]
         self._tasks.supervise("feed", self._run, most=1.0)
 
     async def stop(self) -> None:
-        """Cut every tap and stop."""
+        """Cut everybody off and stop."""
         for forget in self._forget:
             forget()
         await self._tasks.stop()
         self._cut_all()
 
+    def deliver_to(self, deliver: Deliver) -> None:
+        """Say who runs the emitters, once."""
+        self._deliver = deliver
+
     def _woken(self) -> None:
-        # Without taps nothing is read; waking for each append would cost it a tenth of its time.
-        if self._taps:
+        # Without anybody nothing is read; waking for each append would cost it a tenth of its time.
+        if len(self._router):
             self._wake.set()
 
     async def attach(self, selector: Selector, share: Share | None = None) -> Tap:
         """Return a tap that brings every matching event after ``tap.start``."""
-        async with self._attaching:
-            start = self.position
-            if start is None:
-                page = await read_page(self._database, All(), limit=1, window=None, backwards=True)
-                start = self.position = page.events[0].position if page.events else 0
-                self.scanned = page.horizon
-            tap = Tap(selector, share, start, self.scanned, self._settings.mailbox_size)
+        async with self._paging:
+            start = await self._begun()
+            tap = Tap(start, self.scanned, self._settings.mailbox_size)
             self._taps.add(tap)
+            self._router.add(tap, selector, _numbers(share))
         self._wake.set()
         return tap
 
@@ -116,7 +149,39 @@ class Feed:
         """End *tap*; detaching twice is fine."""
         tap.cut()
         self._taps.discard(tap)
-        if not self._taps:
+        self._router.remove(tap)
+        self._rest()
+
+    async def join(self, members: Callable[[], Shares], after: int, read_to: Callable[[int], Awaitable[None]]) -> None:
+        """Publish to *members* every matching event from here on; they have seen everything up to *after*.
+
+        If the feed is further, ``read_to(position)`` is awaited first, to read what lies between; the feed stands still
+        meanwhile, so that both meet exactly. Then *members* says who is still there.
+        """
+        async with self._paging:
+            while (position := await self._begun()) > after:
+                await read_to(position)
+                after = position  # a cut meanwhile begins the feed anew, further on
+            for handle, selector, share in members():
+                self._router.add(handle, selector, _numbers(share))
+            self._rest()
+        self._wake.set()
+
+    def leave(self, handle: Handle) -> None:
+        """Publish nothing more to *handle*; leaving twice is fine."""
+        self._router.remove(handle)
+        self._rest()
+
+    async def _begun(self) -> int:
+        """Return the position of the last event read, having found out where the log ends if nobody knows."""
+        while self.position is None:
+            page = await read_page(self._database, All(), limit=1, window=None, backwards=True)
+            self.position = page.events[0].position if page.events else 0
+            self.scanned = page.horizon
+        return self.position
+
+    def _rest(self) -> None:
+        if not len(self._router):
             self.position = None
 
     async def _run(self, healthy: Callable[[], None]) -> None:
@@ -124,13 +189,13 @@ class Feed:
         try:
             while True:
                 self._wake.clear()
-                waits_for_append = await self._read_new() if self._taps else False
+                waits_for_append = await self._read_new() if len(self._router) else False
                 healthy()
                 if not waits_for_append:
                     behind.reset()
                 # The append ahead of the horizon may roll back and signal nobody, so it is looked for again soon.
                 pause = behind.next() if waits_for_append else self._signals.jittered(self._settings.poll_interval)
-                if not waits_for_append and self._taps:
+                if not waits_for_append and len(self._router):
                     await asyncio.sleep(SPACING)
                 await set_within(self._wake, pause)
         except BaseException:
@@ -138,38 +203,70 @@ class Feed:
             raise
 
     async def _read_new(self) -> bool:
-        """Offer what is new; tell whether the horizon waits for an append under way."""
-        while (after := self.position) is not None:
-            limit = self._settings.page_size
-            page = await read_page(self._database, All(), limit=limit, window=limit, after=after)
-            if self.position != after:
-                continue  # cut and attached anew meanwhile: this page begins elsewhere
-            self._offer(page)
+        """Hand over what is new; tell whether the horizon waits for an append under way."""
+        while True:
+            async with self._paging:
+                if (after := self.position) is None:
+                    return False
+                limit = self._settings.page_size
+                page = await read_page(self._database, All(), limit=limit, window=limit, after=after)
+                if self.position != after:
+                    continue  # cut and begun anew meanwhile: this page begins elsewhere
+                await self._hand_over(page)
             if page.scanned >= page.horizon:
                 return page.last_position is not None and page.horizon < page.last_position
-        return False
 
-    def _offer(self, page: Page) -> None:
+    async def _hand_over(self, page: Page) -> None:
+        published: dict[Handle, list[Event]] = {}
+        for event in page.events:
+            for target in self._router.route(event):
+                if isinstance(target, Tap):
+                    target.offer(event)
+                    if target.lost:
+                        self._taps.discard(target)
+                        self._router.remove(target)
+                else:
+                    published.setdefault(target, []).append(event)
         if page.events:
             self.position = page.events[-1].position
-        self.scanned = max(self.scanned, page.scanned)
-        for tap in tuple(self._taps):
-            for event in page.events:
-                tap.offer(event)
-                if tap.lost:
-                    self._taps.discard(tap)
-                    break
+        for tap in self._taps:
             tap.scanned = max(tap.scanned, page.scanned)
-        if not self._taps:
-            self.position = None
+        if published and self._deliver is not None:
+            await self._deliver.publish(published, self)
+        if self.position is not None:  # or it was cut off meanwhile, and what was only looked at is void
+            # Only now: an emitter takes everything up to here for handed over.
+            self.scanned = max(self.scanned, page.scanned)
+            if self._deliver is not None:
+                self._deliver.scanned()
+        self._rest()
         self.moments.reach("read", page)
 
+    def _failed(self, target: Tap | Handle, event: Event, error: Exception) -> None:
+        if isinstance(target, Tap):
+            log.error("a listener's selector failed on the event at %s", event.position, exc_info=error)
+            self.detach(target)
+        else:
+            self.leave(target)
+            if self._deliver is not None:
+                self._deliver.unroutable(target, error)
+
     def _cut_all(self) -> None:
-        for tap in self._taps:
-            tap.cut()
+        cut: list[Handle] = []
+        for target in self._router.targets():
+            self._router.remove(target)
+            if isinstance(target, Tap):
+                target.cut()
+            else:
+                cut.append(target)
         self._taps.clear()
         self.position = None
+        if cut and self._deliver is not None:
+            self._deliver.cut(cut)
         self.moments.reach("cut")
+
+
+def _numbers(share: Share | None) -> tuple[int, int] | None:
+    return (share.modulus, share.remainder) if share else None
 
 
 class Follower:

@@ -356,6 +356,10 @@ class ConsumerRegistry(Generic[H]):
             consumer._refuse(NoProc(handle))
             consumer.task.cancel()
 
+    def handles(self) -> list[H]:
+        """Return the handles of all entries."""
+        return list(self._entries)
+
     def active_consumer_count(self) -> int:
         """Return how many entries there are, dead ones included."""
         return len(self._entries)

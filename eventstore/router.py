@@ -84,6 +84,10 @@ class Router(Generic[T]):
     def __contains__(self, target: object) -> bool:
         return target in self._filed
 
+    def targets(self) -> list[T]:
+        """Return all targets."""
+        return list(self._filed)
+
     def add(self, target: T, selector: Selector, share: tuple[int, int] | None = None) -> None:
         """Route to *target* what *selector* selects; *share* keeps events with ``bucket % share[0] == share[1]``.
 

@@ -27,10 +27,11 @@ class Settings:
         mailbox_size: events that wait for one live consumer before it returns to reading pages.
         lease_ttl: after this long without renewal a node's partitions go to others.
         settle_interval: how long a settled event may wait for its checkpoint to be written.
-        claim_interval: how often free partitions are looked for.
-        retry_delay: wait after a handler's first failure; doubles up to `retry_delay_max`.
-        retry_delay_max: longest wait between two attempts of a handler.
-        drain_grace: how long handlers may finish when a node stops.
+        claim_interval: how often changes of subscriptions are looked for where no signal tells of them.
+        window: events of one partition that may be handled and not yet settled: what a crash delivers again, at most.
+        health_check_interval: how often a node makes sure that what should run does, and nothing else.
+        hibernate_after: after this long without an event an emitter is suspended, and costs no task.
+        drain_grace: how long handlers may finish when a node stops or gives a partition back.
 
     Raises:
         ConfigurationError: a value is out of range.
@@ -50,8 +51,9 @@ class Settings:
     lease_ttl: float = 10.0
     settle_interval: float = 0.1
     claim_interval: float = 1.0
-    retry_delay: float = 0.1
-    retry_delay_max: float = 30.0
+    window: int = 1_000
+    health_check_interval: float = 60.0
+    hibernate_after: float = 30.0
     drain_grace: float = 30.0
 
     def __post_init__(self) -> None:

@@ -35,6 +35,9 @@ within one."""
 
 BUSY = 10
 
+CONTROL = "control"
+"""The payload that says: not the log, but subscriptions or nodes changed."""
+
 SENT_WITHIN = 5.0
 """Seconds that one NOTIFY may take before its connection is taken for dead."""
 
@@ -51,6 +54,7 @@ class Signals:
         self._settings, self._rng = settings, rng
         self._dsn, self._channel, self._node = "", "", str(node)
         self._wakers: set[Callable[[], None]] = set()
+        self._changes: set[Callable[[], None]] = set()
         self._appends = 0
         self._tasks = Tasks()
         self._pending = asyncio.Event()
@@ -105,6 +109,11 @@ class Signals:
         self._wakers.add(waker)
         return lambda: self._wakers.discard(waker)
 
+    def on_change(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call *callback* when subscriptions or nodes may have changed; returns a function that ends it."""
+        self._changes.add(callback)
+        return lambda: self._changes.discard(callback)
+
     def appended(self) -> None:
         """Wake this node at once and the others soon: an append of this node has committed."""
         self._appends += 1
@@ -143,12 +152,19 @@ class Signals:
             raise
 
     def _hear(self, payload: str) -> None:
-        if payload != self._node:  # who was woken when it appended
+        if payload == CONTROL:
+            self._changed()
+        elif payload != self._node:  # who was woken when it appended
             self._wake()
+
+    def _changed(self) -> None:
+        for callback in tuple(self._changes):
+            callback()
 
     def _listener_is(self, state: State) -> None:
         if state != "lost":  # whatever was signalled while nobody listened is found by reading
             self._wake()
+            self._changed()
 
     async def _connect(self, dsn: str, role: str) -> Any:
         timeout, cache = self._settings.connect_timeout, self._settings.statement_cache_size

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from itertools import count
 from os import PathLike, getpid
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 from uuid import uuid4
 
 from eventstore import __version__
@@ -31,6 +31,7 @@ from eventstore.errors import (
 )
 from eventstore.events import ANY, AppendResult, Event, NewEvent, check_stream_name
 from eventstore.feed import Feed, Follower
+from eventstore.lifecycle import StoreKind, StoreLifecycle
 from eventstore.log import append as appending
 from eventstore.log import read as reading
 from eventstore.log import streams as living
@@ -41,14 +42,31 @@ from eventstore.log.streams import Scavenged, StreamInfo, StreamMetadata
 from eventstore.presence import NodePresence
 from eventstore.pubsub.hub import PubSub
 from eventstore.pubsub.local import Alone
+from eventstore.registry import ConsumerRegistry
 from eventstore.relay import Relay, is_event_topic
 from eventstore.selectors import All, Selector, check_selector
 from eventstore.service import Backoff, Tasks, set_within, to_its_end
 from eventstore.settings import Settings
 from eventstore.signals import Signals
+from eventstore.sinks import check_sink
+from eventstore.subscriptions.admin import Subscriptions
+from eventstore.subscriptions.delivery import Middleware, Registration, caused
 from eventstore.subscriptions.ledger import Ledger
-from eventstore.subscriptions.model import After, Handler, Node, Subscription
+from eventstore.subscriptions.model import After, Node, Subscription, check_subscription_name
+from eventstore.subscriptions.outlets import Outlets, is_delivery_topic
+from eventstore.subscriptions.policy import FailurePolicy
+from eventstore.subscriptions.policy import dump as dump_policy
 from eventstore.subscriptions.pool import Pools
+from eventstore.subscriptions.registering import (
+    AnyHandler,
+    batches,
+    check_batch_size,
+    check_callable,
+    projections,
+    singles,
+    wrapped,
+)
+from eventstore.subscriptions.wanted import Wanted
 
 if TYPE_CHECKING:
     from eventstore.embedded import EmbeddedPostgres
@@ -107,8 +125,9 @@ class EventStore:
         self.schema = schemas.check_schema_name(schema)
         self.node_name = node_name or _name_of_this_node()
         self.settings = settings or Settings()
-        self._handlers: dict[str, Handler] = {}
-        self._declared: dict[str, tuple[Selector, int, After]] = {}
+        self._handlers: dict[str, Registration] = {}
+        self._declared: dict[str, Callable[[], Awaitable[object]]] = {}
+        self._middleware: list[Middleware] = []
         self._running: AsyncExitStack | None = None
         self._database = Database(self.settings, self.settings.connections)
         # The lease and the feed have connections of their own: appends that wait for a lock must not stop them.
@@ -118,16 +137,28 @@ class EventStore:
         self._feed = Feed(self._control, self._signals, self.settings)
         self._ledger = Ledger(self._database)
         self._pools = Pools(
-            self._database, self._control, self._feed, self.node_name, self.settings, self._signals.jittered
+            self._database,
+            self._control,
+            self._feed,
+            self.node_name,
+            self.settings,
+            self._signals.jittered,
+            self._tell,
+            told=self.settings.listen,
         )
         self.pubsub = PubSub(PUBSUB, Alone(self.node_name))
+        self.lifecycle = StoreLifecycle(self.schema, self.pubsub)
+        self._wanted = Wanted(self.pubsub, self.schema, self._pools)
+        self.subscriptions = Subscriptions(self._ledger, self._pools, self._wanted, self._tell)
+        self._outlets = Outlets(self.pubsub, self._ledger, self._pools.look)
         self._relay = Relay(
             self.pubsub,
             lambda after: Follower(self._feed, self._database, self.settings, All(), after),
             self._last_position,
         )
         self.pubsub.on_interest(self._relay.interest)
-        self.pubsub.keep_local(is_event_topic)
+        self.pubsub.on_interest(self._outlets.interest)
+        self.pubsub.keep_local(lambda topic: is_event_topic(topic) or is_delivery_topic(topic))
         self.place(dsn, data_dir=data_dir)
 
     # -- where
@@ -200,6 +231,11 @@ class EventStore:
             self.pubsub.adapter = Alone(self.node_name)
             await started.enter_async_context(self.pubsub)
         started.push_async_callback(self._relay.stop)
+        started.callback(self._signals.on_change(self._pools.look))
+        await self.lifecycle.start()
+        started.push_async_callback(self.lifecycle.stop)
+        # Handlers may broadcast, and what happens to them is: they end before PubSub does.
+        started.push_async_callback(self._pools.stop)
 
     async def _start_embedded(self, started: AsyncExitStack) -> str:
         from eventstore.embedded import EmbeddedPostgres
@@ -276,7 +312,7 @@ class EventStore:
             TimeoutError: time ran out before anything was sent.
             DatabaseUnavailable: there was no connection; nothing happened.
         """
-        part = appending.StreamAppend(stream, events, expected)
+        part = appending.StreamAppend(stream, caused(events), expected)
         return (await self._append(appending.Request((part,), condition), connection, timeout))[0]
 
     async def append_many(
@@ -295,7 +331,8 @@ class EventStore:
         """
         if isinstance(appends, StreamAppend) or not all(isinstance(one, StreamAppend) for one in appends):
             raise InvalidEvent("append_many takes a list of StreamAppend")
-        return await self._append(appending.Request(tuple(appends), condition), connection, timeout)
+        parts = tuple(replace(one, events=caused(one.events)) for one in appends)
+        return await self._append(appending.Request(parts, condition), connection, timeout)
 
     async def _append(
         self, request: appending.Request, connection: Borrowable | None, timeout: float | None
@@ -655,85 +692,212 @@ class EventStore:
     # -- subscriptions
 
     @property
-    def subscriptions(self) -> Ledger:
-        """Stored subscriptions: `get`, `list`, `delete`."""
-        return self._ledger
+    def registry(self) -> ConsumerRegistry[tuple[str, int]]:
+        """The consumers that run this node's emitters, under (subscription, partition); a new one at each `run`."""
+        return self._pools.registry
 
-    async def subscribe(self, name: str, selector: Selector, *, pool_size: int = 1, after: After = 0) -> Subscription:
+    async def subscribe(
+        self,
+        name: str,
+        selector: Selector,
+        *,
+        pool_size: int = 1,
+        after: After = 0,
+        policy: FailurePolicy | None = None,
+        sink: str | None = None,
+        sink_options: Mapping[str, Any] | None = None,
+    ) -> Subscription:
         """Store a subscription, or find the same definition stored already. Call it at every start.
 
         Args:
             pool_size: number of partitions, 1 to 1024: how many events are handled at once. Order holds per stream.
+                It is the size to begin with; `subscriptions.resize` changes it for good.
             after: a position (exclusive), ``"current"``, or a time; resolved once, when it is stored.
+            policy: what happens to events whose handler fails.
+            sink: where to deliver without a handler: ``pubsub:<topic>``, ``https://…``, ``http://…`` or ``stdout``.
+            sink_options: see the sink.
 
         Raises:
             SubscriptionExists: the name is taken by another definition; the error names what differs.
             ConfigurationError: a value is out of range.
         """
-        return await self._ledger.create(name, selector, after=after, pool_size=pool_size)
+        options: dict[str, Any] = {}
+        if policy is not None and (differing := dump_policy(policy)):
+            options["policy"] = differing
+        if sink is not None:
+            check_sink(sink, sink_options or {})
+            options |= {"sink": sink} | ({"sink_options": dict(sink_options)} if sink_options else {})
+        elif sink_options:
+            raise ConfigurationError("sink_options go with a sink")
+        stored, created = await self._ledger.create_if_new(
+            name, selector, after=after, pool_size=pool_size, options=options
+        )
+        if created:
+            self._tell("subscription_created", name, pool_size=pool_size)
+        self._pools.look()
+        return stored
 
     async def unsubscribe(self, name: str) -> None:
-        """Delete a subscription and its checkpoints (`SubscriptionNotFound`)."""
-        await self._ledger.delete(name)
+        """Delete a subscription with its checkpoints and parked events (`SubscriptionNotFound`)."""
+        await self.subscriptions.delete(name)
+
+    def use(self, middleware: Middleware) -> Middleware:
+        """Put *middleware* around every handler and projection registered with this store, the first one outermost.
+
+        It takes what delivers and returns what is called in its place::
+
+            @store.use
+            def timed(call):
+                async def timed_call(events, delivery, transaction):
+                    began = perf_counter()
+                    await call(events, delivery, transaction)
+                    took.observe(perf_counter() - began)
+                return timed_call
+
+        Raises:
+            AlreadyStarted: the emitters run already.
+        """
+        if self._pools.active:
+            raise AlreadyStarted("use() middleware before run()")
+        self._middleware.append(middleware)
+        return middleware
 
     def handler(
-        self, name: str, selector: Selector | None = None, *, pool_size: int = 1, after: After = 0
-    ) -> Callable[[Handler], Handler]:
+        self,
+        name: str,
+        selector: Selector | None = None,
+        *,
+        pool_size: int = 1,
+        after: After = 0,
+        policy: FailurePolicy | None = None,
+        batch_size: int = 1,
+        ack: Literal["auto", "manual"] = "auto",
+    ) -> Callable[[AnyHandler], AnyHandler]:
         """Register the handler of a subscription: ``async def handle(event, delivery)``.
 
-        It returns: the event is settled. It raises: the event is delivered again, later ones of its partition wait.
-        With a *selector* the subscription is declared by `run`, with the options of `subscribe`.
-        """
+        It returns: the event is settled. It raises, or returns anything but None: the event is delivered again as the
+        failure policy says, and later ones of its stream wait. With a *selector* the subscription is declared by
+        `run`, with the options of `subscribe`.
 
-        def register(function: Handler) -> Handler:
-            if self._pools.active:
-                raise AlreadyStarted(f"register the handler of {name!r} before run()")
-            if name in self._handlers:
-                raise AlreadyStarted(f"subscription {name!r} has a handler already")
-            if not asyncio.iscoroutinefunction(function):
-                raise ConfigurationError(f"the handler of {name!r} must be an async function")
-            try:
-                inspect.signature(function).bind(None, None)
-            except TypeError as error:
-                raise ConfigurationError(f"the handler of {name!r} is called with (event, delivery): {error}") from None
-            self._handlers[name] = function
-            if selector is not None:
-                self._declared[name] = (selector, pool_size, after)
+        Args:
+            batch_size: above 1 it is called with a list of up to so many events. A batch that fails is delivered again
+                event by event, as lists of one.
+            ack: ``"manual"``: returning settles nothing; ``delivery.ack()``, ``nack()`` or ``park()`` does, whenever.
+
+        Raises:
+            AlreadyStarted: the subscription has a handler, or the emitters run already.
+            ConfigurationError: it is no async function of two arguments, or an option is out of range.
+        """
+        if batch_size > 1 and ack == "manual":
+            raise ConfigurationError("events of a batch are settled by returning; ack='manual' goes with batch_size=1")
+        if ack not in ("auto", "manual"):
+            raise ConfigurationError(f"ack is 'auto' or 'manual', not {ack!r}")
+
+        def register(function: AnyHandler) -> AnyHandler:
+            shape = "(events, delivery)" if batch_size > 1 else "(event, delivery)"
+            check_callable(name, function, 2, shape)
+            call = batches(function) if batch_size > 1 else singles(function)
+            self._register(Registration(name, call, batch_size, ack == "manual"), definition)
             return function
 
-        if selector is None and (pool_size, after) != (1, 0):
-            raise ConfigurationError(
-                f"pool_size and after of {name!r} need a selector to declare the subscription with"
-            )
+        definition = self._definition(name, selector, pool_size, after, policy)
+        check_batch_size(name, batch_size)
         return register
 
+    def projection(
+        self,
+        name: str,
+        selector: Selector | None = None,
+        *,
+        pool_size: int = 1,
+        after: After = 0,
+        policy: FailurePolicy | None = None,
+        batch_size: int = 500,
+    ) -> Callable[[AnyHandler], AnyHandler]:
+        """Register a projection: ``async def project(events, tx)`` or ``project(events, tx, delivery)``.
+
+        Exactly once: *tx* is an asyncpg connection inside the transaction that ends with the checkpoint, so that what
+        is written through it is there if and only if the events are settled. It must not commit or roll back itself.
+        A batch that fails is rolled back and delivered event by event; nothing overtakes an event that is tried again.
+
+        Args:
+            batch_size: most events of one transaction.
+            pool_size, after, policy: as in `subscribe`; the subscription is declared by `run` if there is a *selector*.
+
+        Raises:
+            AlreadyStarted, ConfigurationError: as `handler`.
+        """
+
+        def register(function: AnyHandler) -> AnyHandler:
+            arguments = check_callable(name, function, (2, 3), "(events, tx) or (events, tx, delivery)")
+            call = projections(function, arguments)
+            self._register(Registration(name, call, batch_size, transactional=True), definition)
+            return function
+
+        definition = self._definition(name, selector, pool_size, after, policy)
+        check_batch_size(name, batch_size)
+        return register
+
+    def _definition(
+        self, name: str, selector: Selector | None, pool_size: int, after: After, policy: FailurePolicy | None
+    ) -> Callable[[], Awaitable[object]] | None:
+        check_subscription_name(name)
+        if selector is not None:
+            return partial(self.subscribe, name, selector, pool_size=pool_size, after=after, policy=policy)
+        if (pool_size, after, policy) != (1, 0, None):
+            raise ConfigurationError(
+                f"pool_size, after and policy of {name!r} need a selector to declare the subscription with"
+            )
+        return None
+
+    def _register(self, registration: Registration, definition: Callable[[], Awaitable[object]] | None) -> None:
+        if self._pools.active:
+            raise AlreadyStarted(f"register the handler of {registration.name!r} before run()")
+        if registration.name in self._handlers:
+            raise AlreadyStarted(f"subscription {registration.name!r} has a handler already")
+        self._handlers[registration.name] = registration
+        if definition is not None:
+            self._declared[registration.name] = definition
+
     async def run(self) -> None:
-        """Deliver events to the handlers until cancelled.
+        """Deliver events until cancelled: to the handlers, to sinks, and to mailboxes of ``subscription:<name>``.
 
         SIGTERM, and closing the store, drain: what is being handled is finished and settled, then `run` returns.
 
         Raises:
-            ConfigurationError: no handler is registered.
             SubscriptionNotFound: a handler names a subscription that is neither stored nor declared.
             AlreadyStarted: it runs already.
         """
         if not self._handlers:
-            raise ConfigurationError("nothing to run: register a handler first, @store.handler(name)")
+            log.warning("no handler is registered: only sinks, and mailboxes of subscription:<name>, are delivered to")
+        handlers = {name: wrapped(one, self._middleware) for name, one in self._handlers.items()}
+        await self._pools.run(handlers, self._prepared, self._outlets.registrations)
+
+    @asynccontextmanager
+    async def _prepared(self) -> AsyncIterator[None]:
+        """What stands before the emitters begin and until they have ended."""
+        await self._declare()
         presence = Tasks()
         if self._signals.listener is not None:
             shown = NodePresence(self.pubsub, self._pools, self.node_name, __version__)
             presence.supervise("presence", shown.run)
+            presence.supervise("wanted", self._wanted.run)
         try:
-            await self._pools.run(dict(self._handlers), self._declare)
+            yield
         finally:
             await to_its_end(presence.stop())
+            await to_its_end(self._outlets.close())
 
     async def nodes(self) -> list[Node]:
         """Return the nodes that run handlers, or did and left no word, with the partitions each owns."""
         return await self._ledger.nodes()
 
     async def _declare(self) -> None:
-        for name, (selector, pool_size, after) in self._declared.items():
-            await self.subscribe(name, selector, pool_size=pool_size, after=after)
+        for declare in self._declared.values():
+            await declare()
         for name in self._handlers:
             await self._ledger.get(name)
+
+    def _tell(self, kind: str, subscription: str | None = None, **payload: Any) -> None:
+        about = {} if subscription is None else {"subscription": subscription}
+        self.lifecycle.tell(StoreKind(kind), **about, **payload)

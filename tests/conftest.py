@@ -26,7 +26,6 @@ QUICK = Settings(
     lease_ttl=2.0,
     claim_interval=0.1,
     settle_interval=0.02,
-    retry_delay=0.01,
 )
 """Short periods, so that tests wait for little; nothing in a test depends on their exact length."""
 

@@ -20,7 +20,7 @@ from eventstore.demo.history import Fact
 from eventstore.demo.plan import Planned
 from eventstore.events import Event, uuid7
 from eventstore.store import EventStore
-from eventstore.subscriptions.model import Delivery
+from eventstore.subscriptions.delivery import Delivery
 
 __all__ = ["Drained", "Outcome", "Recorder", "Stage", "live_copies", "run"]
 

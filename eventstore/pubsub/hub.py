@@ -352,6 +352,21 @@ class PubSub:
         self._broadcasts += 1
         self._lose(self._dispatch(topic, message, None, None))
 
+    async def local_offer(self, topic: str, message: Any) -> int:
+        """As `local_broadcast`, but tells how many subscriptions took *message*, instead of raising `Overflow`.
+
+        Raises:
+            PubSubClosed: it is not open.
+        """
+        self._check(topic)
+        self._broadcasts += 1
+        offered = sum(len(to) for entries in self._topics.entries(topic) for one, to in entries if one() is not None)
+        full = self._dispatch(topic, message, None, None)
+        blocked, _ = _apart(full)
+        await asyncio.gather(*(self._when_room(subscriber, topic, message) for subscriber in blocked))
+        waited = sum(1 for subscriber in blocked if subscriber() is not None and topic in subscriber.topics)
+        return offered - len(full) + waited
+
     async def local_broadcast_from(
         self, sender: Mailbox[Any], topic: str, message: Any, *, dispatcher: Dispatcher | str | None = None
     ) -> None:

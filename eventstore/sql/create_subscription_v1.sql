@@ -31,6 +31,7 @@ begin
     end if;
     insert into checkpoints (subscription_id, partition, position)
         select v_id, n, v_start from generate_series(0, p_pool_size - 1) n;
+    perform changed_v1();
     return query select true, '{}'::text[];
 end
 $$;

@@ -1,120 +1,581 @@
-"""An emitter delivers one partition's events to its handler, in order, one at a time."""
+"""An emitter delivers one partition's events to its handler, in order per key.
+
+It has a task only while there is something to do. What arrives is queued and wakes it; when nothing is left it ends.
+One turn does one thing, the most urgent first: what was settled by hand, what is due again, what has to be stored, what
+a replay asks for, then the next event, then the next page.
+
+A key whose event waits for its next attempt holds back its own later events only. After the last attempt it is parked,
+skipped, or the partition halts, as the failure policy says.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any, Literal, Protocol
 
 import asyncpg
 
-from eventstore.errors import DatabaseUnavailable, TransactionConflict
+from eventstore.database import Database
+from eventstore.errors import DatabaseUnavailable, LeaseLost, TransactionConflict
 from eventstore.events import Event
-from eventstore.feed import Follower
-from eventstore.service import Backoff, Moments, set_within
+from eventstore.feed import Feed, Handle
+from eventstore.service import Backoff, Clock, Moments, set_within
 from eventstore.settings import Settings
-from eventstore.subscriptions.model import Claim, Delivery, Handler
+from eventstore.subscriptions.delivery import DONE, Delivery, Outcome, Registration, handling
+from eventstore.subscriptions.inlet import Inlet, Source
+from eventstore.subscriptions.ledger import Ledger, described
+from eventstore.subscriptions.model import Claim, Failed, Replayable, key_of
+from eventstore.subscriptions.policy import FailurePolicy, Halt, KeyGate, Park, Retry, Skip
+from eventstore.subscriptions.progress import Progress
 
-__all__ = ["Emitter"]
+__all__ = ["Emitter", "Halted", "Host", "Reclaim"]
 
 log = logging.getLogger(__name__)
+
+YIELD_AFTER = 0.005
+"""Seconds of handling after which others get a turn, should the handlers themselves never wait."""
+
+AT_ONCE = 16
+"""Events delivered in one turn, as long as nothing else is to be done; the clock is asked once a turn."""
+
+WRITTEN_AT_ONCE = 100
+"""Most parked events that wait to be stored, and most that one turn replays."""
+
+TRANSIENT = (DatabaseUnavailable, TransactionConflict, asyncpg.PostgresError)
+
+
+class Halted(Exception):
+    """The partition cannot go on; its cause is what an operator has to see."""
+
+
+class Reclaim(Exception):
+    """What is stored may be ahead of what is known here: the partition is to be claimed anew."""
+
+
+class Host(Protocol):
+    """What an emitter needs of the pools it belongs to."""
+
+    feed: Feed
+    database: Database
+    ledger: Ledger
+    settings: Settings
+    clock: Clock
+    rng: Callable[[], float]
+    moments: Moments
+
+    def moved(self, emitter: Emitter, hurry: bool) -> None:
+        """Store its progress soon, or at once."""
+
+    def ended(self, emitter: Emitter, error: BaseException) -> None:
+        """Its task failed."""
+
+    def tell(self, kind: str, claim: Claim, **payload: Any) -> None:
+        """Broadcast what happened."""
 
 
 class Emitter:
     """Runs one claimed partition until it is stopped.
 
-    A handler that raises gets the same event again after a pause that doubles; the partition waits, the others go on.
-
     Attributes:
-        position: everything up to here is handled; what may be settled.
-        moments: ``live``, ``handled`` (with the event), ``failed`` (with the exception).
+        progress: what it has in hand, and what may be stored.
+        task: None while there is nothing to do.
+        handled: how many deliveries ended well.
+        in_hand: position and start (by the clock) of the delivery under way.
     """
 
-    def __init__(
-        self, claim: Claim, handler: Handler, follower: Follower, settings: Settings, moments: Moments
-    ) -> None:
-        self.claim, self.moments = claim, moments
-        self._handler, self._follower, self._settings = handler, follower, settings
-        self._stopping = asyncio.Event()
-        self._handled = claim.checkpoint
+    def __init__(self, claim: Claim, registration: Registration, policy: FailurePolicy, host: Host) -> None:
+        self.claim, self.registration, self.policy, self._host = claim, registration, policy, host
+        self.handle: Handle = (claim.name, claim.partition)
+        self.progress = Progress(claim.checkpoint)
+        self.inlet = Inlet(claim, host.feed, host.database, host.settings, self._was_cut)
+        self.task: asyncio.Task[None] | None = None
+        self.handled = 0
+        self.in_hand: tuple[int, float] | None = None
+        self.closed = self.stopping = False
+        self._woken = asyncio.Event()
+        self._now = 0.0
+        self._backoff = Backoff(0.05, 5.0, host.rng)
+        self._gate: KeyGate | None = None
+        self._known: set[int] = set()
+        self._stale = claim.parked
+        self._replays = False
+        self._caught_up = False
+        self._numbers = count()
+        self._retries: list[tuple[float, int, Event, int, Delivery | None]] = []
+        self._blocked: dict[str, deque[Event]] = {}
+        self._ready: deque[Event] = deque()
+        self._open: dict[int, tuple[Event, Delivery]] = {}
+        self._decided: deque[tuple[Event, Delivery]] = deque()
+        self._unwritten: list[Failed] = []
 
-    @property
-    def position(self) -> int:
-        """Position up to which the partition is handled, non-matching events included."""
-        return max(self._handled, self._follower.position)
+    # -- from outside
 
-    @property
-    def handled(self) -> int:
-        """Position of the last event handled, or the checkpoint it began with."""
-        return self._handled
+    async def handle_event(self, message: tuple[Source, Sequence[Event]]) -> None:
+        """Queue what was published to this emitter."""
+        self.inlet.offer(*message)
+        self.wake()
 
-    @property
-    def live(self) -> bool:
-        """Whether the history is read and new events come from the feed."""
-        return self._follower.live
-
-    def settled(self, position: int) -> None:
-        """Take note that the checkpoint is stored."""
-        self._follower.settled(position)
+    def wake(self) -> None:
+        """Look whether there is something to do."""
+        if self.task is not None:
+            self._woken.set()
+        elif not self.closed and not self.stopping:
+            name = f"emitter {self.claim.name}/{self.claim.partition}"
+            self.task = asyncio.get_running_loop().create_task(self._run(), name=name)
+            self.task.add_done_callback(self._done)
 
     def stop(self) -> None:
-        """End after the event that is being handled."""
-        self._stopping.set()
+        """End after the delivery under way."""
+        self.stopping = True
+        self._woken.set()
 
-    async def run(self) -> None:
-        """Fetch, handle, until stopped; what is handled is settled by the pool."""
-        backoff = Backoff(0.05, 5.0)
-        try:
-            while not self._stopping.is_set():
-                try:
-                    events = await self._fetch()
-                except (DatabaseUnavailable, TransactionConflict, asyncpg.PostgresError) as error:
-                    log.warning("%s: %s; trying again", self.claim.name, error)
-                    await set_within(self._stopping, backoff.next())
-                    continue
-                backoff.reset()
-                await self._handle(events)
-        finally:
-            self._follower.close()
+    def close(self) -> None:
+        """Take and settle nothing more; a delivery under way is cancelled."""
+        self.closed = self.stopping = True
+        self.inlet.close()
+        if self.task is not None:
+            self.task.cancel()
 
-    async def _fetch(self) -> list[Event]:
-        fetching = asyncio.ensure_future(self._follower.next())
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        try:
-            await asyncio.wait((fetching, stopping), return_when=asyncio.FIRST_COMPLETED)
-            return fetching.result() if fetching.done() else []
-        finally:
-            stopping.cancel()
-            if not fetching.done():
-                fetching.cancel()
-                await asyncio.gather(fetching, return_exceptions=True)
+    def cut(self) -> None:
+        """Read on from what is safe: the connection was lost."""
+        self.inlet.reread(self.progress.reread())
+        self._caught_up = False
 
-    async def _handle(self, events: list[Event]) -> None:
-        for event in events:
-            if self._stopping.is_set() or not await self._deliver(event):
-                return
-            self._handled = event.position
+    def parked_changed(self) -> None:
+        """Look at the parked queues anew: an operator replayed or discarded."""
+        self._stale = True
+        self.wake()
 
-    async def _deliver(self, event: Event) -> bool:
-        """Call the handler until it returns; False if the emitter was stopped before it did."""
-        backoff = Backoff(self._settings.retry_delay, self._settings.retry_delay_max)
-        while not self._stopping.is_set():
-            attempt = backoff.attempts + 1
+    @property
+    def overdue(self) -> bool:
+        """Whether there is something to do and nobody does it."""
+        idle = self.task is None and not self.stopping
+        return idle and (self.inlet.source is None or (bool(self.inlet.queue) and not self.progress.unstored))
+
+    def settleable(self) -> int:
+        """Return the position that may be stored now."""
+        if not self.inlet.queue:
+            self.progress.scanned(self.inlet.scanned)
+        return self.progress.settled
+
+    def stored(self, position: int) -> None:
+        """Take note that the checkpoint is stored."""
+        self.progress.stored(position, self._host.clock.time())
+        if self.inlet.queue or self.task is not None:
+            self.wake()
+
+    def decided(self, delivery: Delivery) -> None:
+        """Take note that a delivery was settled by hand (`LeaseLost` where this is too late)."""
+        if self.closed:
+            raise LeaseLost(f"{self.claim.name!r}, partition {self.claim.partition} was lost; the event comes again")
+        held = self._open.pop(delivery.position, None)
+        if held is not None:
+            self._decided.append(held)
+            self.wake()
+
+    def _was_cut(self) -> None:
+        self._caught_up = False
+        self._host.tell("subscription_lagging", self.claim, position=self.inlet.read)
+
+    # -- the loop
+
+    async def _run(self) -> None:
+        yielded = self._now = self._host.clock.time()
+        while not self.stopping:
+            self._woken.clear()
             try:
-                await self._handler(event, Delivery(self.claim.name, self.claim.partition, self.claim.epoch, attempt))
-            except (Exception, asyncio.CancelledError) as error:
-                _raise_if_cancelled()
-                delay = backoff.next()
-                log.exception(
-                    "handler of %r failed at position %d (attempt %d); again in %.1f s",
-                    self.claim.name, event.position, attempt, delay,
-                )  # fmt: skip
-                self.moments.reach("failed", error)
-                await set_within(self._stopping, delay)
+                busy = await self._turn()
+            except TRANSIENT as error:
+                log.warning("%s, partition %d: %s; trying again", *self.handle, error)
+                await set_within(self._woken, self._backoff.next())
+                continue
+            self._backoff.reset()
+            if not busy:
+                if not self._retries:
+                    break
+                await self._host.clock.wait(self._woken, max(0.0, self._retries[0][0] - self._host.clock.time()))
+                self._now = self._host.clock.time()
+            elif (now := self._host.clock.time()) - yielded > YIELD_AFTER:
+                await asyncio.sleep(0)
+                yielded = self._now = self._host.clock.time()
             else:
-                _raise_if_cancelled()
-                self.moments.reach("handled", event)
-                return True
+                self._now = now
+        if self._unwritten and not self.closed:
+            try:
+                await self._write()
+            except TRANSIENT as error:
+                log.warning("%s, partition %d: %s; what was set aside comes again", *self.handle, error)
+        # In the same step as it ends: who wakes it from now on starts another task.
+        self.task = None
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        if self.task is task:
+            self.task = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._host.ended(self, error)
+
+    async def _turn(self) -> bool:
+        """Do what is to be done next; False if that is nothing, or has to wait."""
+        if self._stale:
+            await self._load_parked()
+        if self._decided:
+            event, delivery = self._decided.popleft()
+            self._resolve(event, delivery.attempt, delivery.outcome or DONE)
+        elif self._retries and self._retries[0][0] <= self._now:
+            await self._again()
+        elif self._ready:
+            await self._deliver_one(self._ready.popleft())
+        elif self._unwritten and (len(self._unwritten) >= WRITTEN_AT_ONCE or not self.inlet.queue):
+            await self._write()
+        elif self._replays:
+            await self._replay()
+        elif self.inlet.queue:
+            return await self._deliver_queued()
+        elif self.inlet.source is None:
+            await self._fetch()
+        else:
+            if self.inlet.live and not self._caught_up:
+                self._caught_up = True
+                self._host.moments.reach("live", self.claim)
+                self._host.tell("subscription_caught_up", self.claim, position=self.inlet.scanned)
+            return False
+        return True
+
+    async def _fetch(self) -> None:
+        try:
+            await self.inlet.fetch()
+        except TRANSIENT:
+            raise
+        except Exception as error:
+            # What is stored cannot be read: no policy is asked, because nobody can know what would be skipped.
+            raise Halted from error
+
+    # -- delivering
+
+    def _room(self) -> bool:
+        """Tell whether one more event may be taken; ask for a checkpoint when half of the window is used."""
+        unstored, window = self.progress.unstored, self._host.settings.window
+        if unstored * 2 >= window:
+            self._host.moved(self, hurry=True)
+        return unstored < window
+
+    async def _deliver_queued(self) -> bool:
+        if not self._room():
+            return False
+        if self.registration.batch_size > 1:
+            await self._deliver_batch()
+            return True
+        queue = self.inlet.queue
+        for _ in range(AT_ONCE):
+            event = queue.popleft()
+            self.progress.take(event.position)
+            await self._deliver_one(event)
+            if not queue or self.stopping or self._pressing() or not self._room():
+                break
+        return True
+
+    def _pressing(self) -> bool:
+        """Tell whether there is something to look at before the next event."""
+        return bool(self._retries or self._decided or self._ready or self._unwritten or self._stale)
+
+    async def _deliver_one(self, event: Event, attempt: int = 1) -> None:
+        if not self._held_back(event):
+            await self._deliver([event], attempt)
+
+    async def _deliver_batch(self) -> None:
+        events: list[Event] = []
+        while self.inlet.queue and len(events) < self.registration.batch_size and self._room():
+            event = self.inlet.queue.popleft()
+            self.progress.take(event.position)
+            if not self._held_back(event):
+                events.append(event)
+        if events:
+            await self._deliver(events, 1)
+
+    def _held_back(self, event: Event) -> bool:
+        """Tell whether *event*, which is taken, is not to be delivered now, and see to it that it will be."""
+        if event.position in self._known:  # set aside under an earlier epoch, beyond its checkpoint
+            self._settle(event)
+            return True
+        if not self._blocked and self._gate is None:
+            return False
+        key = key_of(event)
+        if key in self._blocked:
+            self._blocked[key].append(event)
+            return True
+        if self._gate is not None and self._gate.state(key) != "open":
+            self._set_aside(event, "parked", blocking=True)
+            return True
         return False
+
+    async def _deliver(self, events: list[Event], attempt: int) -> None:
+        """Call the handler, and see to what follows."""
+        position = events[0].position if len(events) == 1 else -1
+        delivery = Delivery(self.claim.name, self.claim.partition, self.claim.epoch, attempt, position, self)
+        outcome = await self._called(events, delivery)
+        if len(events) > 1:
+            self._resolve_batch(events, outcome or DONE)
+        elif outcome is None:
+            self._hold_open(events[0], delivery)
+        else:
+            self._resolve(events[0], attempt, outcome)
+
+    async def _called(self, events: list[Event], delivery: Delivery, transaction: Any = None) -> Outcome | None:
+        """Return the outcome of a call; None if the handler returned and settles by hand, later."""
+        self.in_hand = (events[0].position, self._now)
+        token = handling.set(events[0] if len(events) == 1 else None)
+        try:
+            call = self.registration.call(events, delivery, transaction)
+            if self.policy.timeout is None:
+                returned = await call
+            else:
+                async with asyncio.timeout(self.policy.timeout):
+                    returned = await call
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the outcome says what it was
+            _raise_if_cancelled()
+            late = isinstance(error, TimeoutError) and not str(error) and self.policy.timeout is not None
+            failure = TimeoutError(f"no answer within {self.policy.timeout:g} s") if late else error
+            return delivery.outcome or Outcome(failure)
+        finally:
+            handling.reset(token)
+            self.in_hand = None
+        if self.task is not None and self.task.cancelling():
+            raise asyncio.CancelledError
+        if returned is not None:
+            wrong = TypeError(f"the handler returned {type(returned).__name__}; it returns nothing, or raises")
+            return delivery.outcome or Outcome(wrong)
+        return delivery.outcome or (None if self.registration.manual else DONE)
+
+    def _hold_open(self, event: Event, delivery: Delivery) -> None:
+        """Wait for a word about *event*; its key waits too."""
+        self._blocked.setdefault(key_of(event), deque())
+        self._open[event.position] = (event, delivery)
+        if self.policy.timeout is not None:
+            due = self._host.clock.time() + self.policy.timeout
+            heappush(self._retries, (due, next(self._numbers), event, delivery.attempt, delivery))
+
+    async def _again(self) -> None:
+        """Deliver what is due again, or give up on what was not settled by hand in time."""
+        _, _, event, attempt, delivery = heappop(self._retries)
+        if delivery is None:
+            await self._deliver([event], attempt)
+        elif self._open.pop(event.position, None) is not None:
+            delivery.outcome = Outcome(TimeoutError(f"not settled within {self.policy.timeout:g} s"))
+            self._resolve(event, attempt, delivery.outcome)
+
+    # -- what follows
+
+    def _resolve_batch(self, events: list[Event], outcome: Outcome) -> None:
+        """Settle a batch; one that failed is delivered event by event, which finds the culprit."""
+        if outcome.error is None:
+            for event in events:
+                self._settle(event)
+            return
+        log.warning(
+            "%s, partition %d: a batch of %d failed, now one by one: %r", *self.handle, len(events), outcome.error
+        )
+        self._host.moments.reach("failed", outcome.error)
+        self._ready.extendleft(reversed(events))
+
+    def _resolve(self, event: Event, attempt: int, outcome: Outcome) -> None:
+        if outcome.error is None:
+            self._settle(event)
+            self._free(event)
+            return
+        self._host.moments.reach("failed", outcome.error)
+        step = self._step(attempt, outcome)
+        what = f"again in {step.seconds:.1f} s" if isinstance(step, Retry) else type(step).__name__.lower()
+        log.warning(
+            "%s, partition %d: delivery %d of the event at %d failed, %s",
+            *self.handle, attempt, event.position, what, exc_info=outcome.error,
+        )  # fmt: skip
+        match step:
+            case Retry(seconds):
+                self._blocked.setdefault(key_of(event), deque())
+                due = self._host.clock.time() + outcome.pause(seconds)
+                heappush(self._retries, (due, next(self._numbers), event, attempt + 1, None))
+            case Park(key=blocking):
+                self._set_aside(event, "parked", blocking=blocking, attempts=attempt, error=outcome.error)
+                self._free(event)
+            case Skip():
+                self._set_aside(event, "skipped", blocking=False, attempts=attempt, error=outcome.error)
+                self._free(event)
+            case Halt():
+                raise Halted from outcome.error
+
+    def _step(self, attempt: int, outcome: Outcome) -> Retry | Park | Skip | Halt:
+        if outcome.park:
+            return Park(key=self.policy.then == "park_key")
+        return self.policy.next_step(attempt, self._host.rng)
+
+    def _settle(self, event: Event) -> None:
+        self.progress.ack(event.position)
+        self.handled += 1
+        self._host.moved(self, hurry=False)
+        self._host.moments.reach("handled", event)
+
+    def _free(self, event: Event) -> None:
+        """Let the later events of its key follow, into the queue of parked ones if it is there."""
+        if self._blocked and (waiting := self._blocked.pop(key_of(event), None)) is not None:
+            self._ready.extendleft(reversed(waiting))
+            self._replays = self._replays or self._gate is not None
+
+    # -- parking
+
+    def _set_aside(
+        self,
+        event: Event,
+        state: Literal["parked", "skipped"],
+        *,
+        blocking: bool,
+        attempts: int = 0,
+        error: BaseException | None = None,
+    ) -> None:
+        """Let *event* be stored as parked or skipped; it is settled once that is done."""
+        key = key_of(event)
+        replay = False
+        if blocking:
+            self._gate = self._gate or KeyGate()
+            replay = not attempts and self._gate.state(key) == "replaying"
+            self._gate.park(key)
+        self._unwritten.append(_failed(event, key, state, blocking, replay, attempts, error))
+
+    async def _write(self) -> None:
+        """Store what was set aside, and settle it."""
+        rows = self._unwritten[:]
+        if not await self._host.ledger.settle_one(self.claim, None, rows):
+            raise LeaseLost(f"{self.claim.name!r}, partition {self.claim.partition} belongs to another node")
+        del self._unwritten[: len(rows)]
+        for row in rows:
+            self._written(row)
+            self.progress.ack(row.position)
+        self._host.moved(self, hurry=False)
+
+    def _written(self, row: Failed) -> None:
+        if row.blocking and self._gate is not None:
+            self._gate.written(row.key)
+        kind = "event_parked" if row.state == "parked" else "event_skipped"
+        self._host.moments.reach(row.state, row)
+        self._host.tell(
+            kind, self.claim, position=row.position, key=row.key, attempts=row.attempts, error=row.error,
+            message=row.message,
+        )  # fmt: skip
+
+    async def _load_parked(self) -> None:
+        """Learn from the database which keys are parked, and which of them an operator wants replayed."""
+        if self._unwritten:
+            await self._write()
+        self._stale = False
+        try:
+            rows = await self._host.ledger.load_parked(self.claim)
+        except BaseException:
+            self._stale = True
+            raise
+        self._known = {row.position for row in rows if row.position > self.progress.checkpoint}
+        closed = {row.key for row in rows if row.blocking}
+        replayed = {row.key for row in rows if row.replay}
+        self._gate = KeyGate(closed) if closed or replayed else None
+        for key in replayed:
+            assert self._gate is not None
+            self._gate.replay(key)
+        self._replays = bool(replayed)
+
+    async def _replay(self) -> None:
+        """Deliver parked events that are to be replayed, each once, in order; a failure ends the replay of its key."""
+        assert self._gate is not None
+        mark = self._gate.mark()
+        rows = await self._host.ledger.replayable(self.claim, WRITTEN_AT_ONCE)
+        self._replays = False
+        if not rows:
+            await self._reopen(mark)
+            return
+        ended: set[str] = set()
+        for row in rows:
+            if self.stopping:
+                return
+            if row.key in ended or row.key in self._blocked:
+                continue
+            self._gate.replay(row.key)
+            self._replays = True  # look again: what came meanwhile has joined the queue
+            if not await self._replay_one(row):
+                ended.add(row.key)
+                self._gate.parked_again(row.key)
+
+    async def _replay_one(self, row: Replayable) -> bool:
+        outcome = DONE
+        if row.event is not None:
+            delivery = Delivery(self.claim.name, self.claim.partition, self.claim.epoch, row.attempts + 1, row.position)
+            outcome = await self._called([row.event], delivery) or await self._by_hand(delivery)
+        await self._replayed(row, outcome)
+        return outcome.error is None
+
+    async def _by_hand(self, delivery: Delivery) -> Outcome:
+        """Wait for the word about a replayed delivery; nothing else of this partition is delivered meanwhile."""
+        said = asyncio.Event()
+        delivery._decider = _Said(said)
+        if delivery.outcome is None:
+            wait = self.policy.timeout or float(60)
+            if not await self._host.clock.wait(said, wait):
+                return Outcome(TimeoutError(f"not settled within {wait:g} s"))
+        return delivery.outcome or DONE
+
+    async def _replayed(self, row: Replayable, outcome: Outcome, on: Any = None) -> None:
+        """Store how a replay ended."""
+        failed, done = [], [row.position]
+        if outcome.error is not None and row.event is not None:
+            failed, done = [_failed(row.event, row.key, "parked", row.blocking, False, 1, outcome.error)], []
+        if not await self._host.ledger.settle_one(self.claim, None, failed, done, on=on):
+            raise LeaseLost(f"{self.claim.name!r}, partition {self.claim.partition} belongs to another node")
+        if not failed:
+            self._known.discard(row.position)
+            self._host.moments.reach("replayed", row)
+            self._host.tell("event_replayed", self.claim, position=row.position, key=row.key)
+        else:
+            self._written_again(failed[0])
+
+    def _written_again(self, row: Failed) -> None:
+        self._host.moments.reach("parked", row)
+        self._host.tell(
+            "event_parked", self.claim, position=row.position, key=row.key, attempts=row.attempts, error=row.error,
+            message=row.message,
+        )  # fmt: skip
+
+    async def _reopen(self, mark: int) -> None:
+        """Open the keys whose queue is empty."""
+        assert self._gate is not None
+        self._replays = True
+        if self._unwritten:
+            await self._write()
+            return
+        keys = self._gate.replaying()
+        closed = await self._host.ledger.closed_keys(self.claim, keys)
+        open_again = [self._gate.drained(key, mark) for key in keys if key not in closed]
+        self._replays = not all(open_again)
+        if not len(self._gate):
+            self._gate = None
+
+
+class _Said:
+    def __init__(self, said: asyncio.Event) -> None:
+        self._said = said
+
+    def decided(self, _delivery: Delivery) -> None:
+        self._said.set()
+
+
+def _failed(
+    event: Event, key: str, state: Literal["parked", "skipped"], blocking: bool, replay: bool, attempts: int,
+    error: BaseException | None,
+) -> Failed:  # fmt: skip
+    return Failed(
+        event.position, event.bucket, key, state, blocking, replay, attempts,
+        *((None, None, None) if error is None else described(error)),
+    )  # fmt: skip
 
 
 def _raise_if_cancelled() -> None:

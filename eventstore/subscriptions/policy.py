@@ -82,7 +82,7 @@ class FailurePolicy:
     attempts: int | None = 5
     delay: float = 0.1
     delay_max: float = 30.0
-    factor: float = 2.0
+    factor: float = 4.0
     timeout: float | None = None
     then: Then = "park_key"
 
@@ -204,6 +204,10 @@ class KeyGate:
             raise NotPending(f"{count} events of {key!r} were written, but not so many sent; call park() first")
         closed.pending -= count
         self._touch(closed)
+
+    def replaying(self) -> list[Any]:
+        """Return the keys that are being replayed."""
+        return [key for key, closed in self._keys.items() if closed.replaying]
 
     def replay(self, key: Hashable) -> bool:
         """Begin to hand out the queue of *key*; False if that is under way.

@@ -1,28 +1,49 @@
-"""The emitter pools of one node: its lease, the partitions it claims, the emitters that run them, their checkpoints.
+"""The emitter pools of one node: which partitions it runs, and what happens when one is gained, given back or lost.
 
-Ownership is decided by the database: the node's lease is one row with one renewal, a partition names its owner and an
-epoch, and every write about a partition names both. Local time is only ever used to trust the lease for less long: a
-node that could not renew stops its emitters when, by its own clock, the term it was last granted has passed.
+Whoever owns a partition is decided by the database. A round asks what this node owns and what it may claim; a round is
+due when something changed, when a lease of others ran out, and when something of this node's own has ended.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
-from uuid import UUID, uuid4
+import random
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from typing import Any, Protocol
+from uuid import UUID
 
 from eventstore.database import Database
-from eventstore.errors import AlreadyStarted, CheckpointAheadOfLog, DatabaseUnavailable, EventStoreError, LeaseLost
-from eventstore.feed import Feed, Follower
-from eventstore.service import Moments, Tasks, on_sigterm
+from eventstore.errors import (
+    AlreadyStarted,
+    CheckpointAheadOfLog,
+    ConfigurationError,
+    DatabaseUnavailable,
+    EventStoreError,
+    LeaseLost,
+    NoProc,
+    NoShape,
+)
+from eventstore.events import Event
+from eventstore.feed import Feed, Handle
+from eventstore.registry import Consumer, ConsumerRegistry
+from eventstore.service import Backoff, Clock, LoopClock, Moments, Tasks, on_sigterm, set_within
 from eventstore.settings import Settings
-from eventstore.subscriptions.emitter import Emitter
+from eventstore.subscriptions.cohort import Cohort, cohorts
+from eventstore.subscriptions.delivery import Registration
+from eventstore.subscriptions.emitter import Emitter, Halted, Reclaim
+from eventstore.subscriptions.inlet import Source
+from eventstore.subscriptions.lease import Lease
 from eventstore.subscriptions.ledger import Ledger
-from eventstore.subscriptions.model import Claim, Handler
+from eventstore.subscriptions.model import Claim, Owned
+from eventstore.subscriptions.policy import load as load_policy
+from eventstore.subscriptions.projecting import ProjectingEmitter
+from eventstore.subscriptions.settling import Settling
+from eventstore.subscriptions.watchdog import Watchdog
 
-__all__ = ["Pools"]
+__all__ = ["Pools", "Tell"]
 
 log = logging.getLogger(__name__)
 
@@ -32,18 +53,28 @@ CANCELLED_WITHIN = 2.0
 LEAVE_WITHIN = 5.0
 """Seconds the last settlement may take."""
 
-SCANNED_EVERY = 5.0
-"""Seconds between checkpoints that only record how far a partition looked without finding anything."""
+CRASHES, WITHIN = 10, 60.0
+"""An emitter that crashes more often than this within so many seconds halts its partition."""
+
+MOVED_AT_ONCE = 0.1
+"""Share of its partitions that a node gives to others in one round: a node that joins gets its share step by step."""
+
+
+class Tell(Protocol):
+    """Who broadcasts what happens to subscriptions."""
+
+    def __call__(self, kind: str, subscription: str | None = None, **payload: Any) -> None:
+        """Broadcast; never fails or waits."""
 
 
 class Pools:
     """Runs the partitions this node owns, of every subscription it has a handler for.
 
     Attributes:
-        moments: ``claimed``, ``lost`` and ``halted`` (with the claim), ``settled`` (with how many checkpoints),
-            ``renewed``, ``draining``, and those of the emitters.
+        moments: ``claimed``, ``lost``, ``released`` and ``halted`` (with the claim), ``settled`` (with how many
+            checkpoints), ``renewed``, ``draining``, ``round``, ``checked``, and those of the emitters.
         changed: set whenever `holdings` may have changed; whoever waits for it clears it.
-        halted: the partitions that stopped with an error only an operator can cure, by subscription and number.
+        halted: the partitions that this node halted, by subscription and number, with the error.
     """
 
     def __init__(
@@ -54,20 +85,49 @@ class Pools:
         node_name: str,
         settings: Settings,
         jittered: Callable[[float], float],
+        tell: Tell,
+        *,
+        told: bool = True,
+        clock: Clock | None = None,
+        rng: Callable[[], float] = random.random,
     ) -> None:
-        self._database, self._control, self._feed = database, control, feed
-        self._ledger = Ledger(control)
-        self._node_name, self._settings, self._jittered = node_name, settings, jittered
-        self._handlers: Mapping[str, Handler] = {}
-        self._active = self._ending = False
-        self._running: dict[tuple[int, int], _Running] = {}
-        self._closed = False
-        self._new_events()
-        self._node: UUID | None = None
-        self._lost: dict[asyncio.Task[None], Claim] = {}
-        self._halted: set[tuple[int, int]] = set()
-        self.moments = Moments()
-        self.halted: dict[tuple[str, int], BaseException] = {}
+        self.database, self.feed, self.settings = database, feed, settings
+        self.ledger = Ledger(control)
+        self.clock, self.rng, self.moments = clock or LoopClock(), rng, Moments()
+        self.node_name = node_name
+        self._control, self._jittered, self._tell, self._told = control, jittered, tell, told
+        self._emitters: dict[Handle, Emitter] = {}
+        self._active = self._ending = self._closed = False
+        self._stopped: set[str] = set()
+        self.halted: dict[Handle, BaseException] = {}
+        self._new_run()
+        feed.deliver_to(self)
+
+    def _new_run(self) -> None:
+        self._draining, self._ended, self.changed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._ended.set()
+        self._tasks, self._reading = Tasks(), Tasks()
+        # Keys of what is not to be claimed: it has not quite ended, is being halted, or rests after a crash.
+        self._withheld: defaultdict[tuple[int, int], int] = defaultdict(int)
+        self._crashes: dict[Handle, deque[float]] = {}
+        self._revisions: dict[Handle, int] = {}
+        self._awaited: list[tuple[str, int]] = []
+        self._handlers: dict[str, Registration] = {}
+        self._more: dict[str, Registration] = {}
+        self.lease = Lease(
+            self.ledger, self.node_name, self.settings, self._jittered, self.moments, self._lease_lost, told=self._told
+        )
+        self._settling = Settling(self._control, self.settings, self._emitters, self._lose, self.clock, self.moments)
+        self.registry: ConsumerRegistry[Handle] = ConsumerRegistry(
+            f"emitters of {self.node_name}",
+            self._start_consumer,
+            self._remove_consumers,
+            hibernate_after=self.settings.hibernate_after,
+            suspend=True,
+            rng=self.rng,
+        )
+
+    # -- what is seen from outside
 
     @property
     def active(self) -> bool:
@@ -76,27 +136,27 @@ class Pools:
 
     @property
     def emitters(self) -> list[Emitter]:
-        """The emitters that run on this node."""
-        return [running.emitter for running in self._running.values()]
+        """The emitters of this node."""
+        return list(self._emitters.values())
 
     @property
-    def holdings(self) -> tuple[UUID | None, list[tuple[str, int]]]:
+    def holdings(self) -> tuple[UUID | None, list[Handle]]:
         """This incarnation, None without a lease, and the partitions it runs, by subscription and number."""
-        node = self._node if self._registered.is_set() else None
-        return node, sorted((one.claim.name, one.claim.partition) for one in self.emitters)
+        return self.lease.node, sorted(self._emitters)
 
-    def drain(self) -> None:
-        """Let `run` end: handlers finish what they have in hand, it is settled, and everything is given back."""
-        self._draining.set()
+    def of(self, name: str) -> list[Emitter]:
+        """Return the emitters of one subscription on this node."""
+        return [one for one in self._emitters.values() if one.claim.name == name]
 
-    def _new_events(self) -> None:
-        self._draining, self._ended, self._registered = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self.changed = asyncio.Event()
-        self._ended.set()
+    def look(self) -> None:
+        """Look for changes at once."""
+        self.lease.look()
+
+    # -- running
 
     async def start(self, _dsn: str, _schema: str) -> None:
         """Let `run` be called."""
-        self._new_events()  # of this event loop
+        self._new_run()  # of this event loop
         self._closed = False
 
     async def stop(self) -> None:
@@ -105,10 +165,22 @@ class Pools:
         self.drain()
         await self._ended.wait()
 
-    async def run(self, handlers: Mapping[str, Handler], prepare: Callable[[], Awaitable[None]]) -> None:
-        """Await *prepare*, then claim and emit until drained. SIGTERM drains.
+    def drain(self) -> None:
+        """Let `run` end: handlers finish what they have in hand, it is settled, and everything is given back."""
+        self._draining.set()
+
+    async def run(
+        self,
+        handlers: Mapping[str, Registration],
+        prepared: Callable[[], AbstractAsyncContextManager[None]],
+        more: Callable[[], Awaitable[Iterable[Registration]]],
+    ) -> None:
+        """Enter *prepared*, then claim and emit until drained. SIGTERM drains.
 
         Cancelled, it settles what is handled and does not wait for handlers.
+
+        Args:
+            more: asked at each round which subscriptions are delivered without a handler of this application.
 
         Raises:
             AlreadyStarted: it runs already.
@@ -117,178 +189,36 @@ class Pools:
             raise AlreadyStarted("the emitters of this store run already")
         if self._closed:
             return
-        self._active, self._ending, self._handlers = True, False, handlers
-        self._draining.clear()
+        self._new_run()
+        self._active, self._ending, self._handlers = True, False, dict(handlers)
         self._ended.clear()
-        tasks, claims = Tasks(), Tasks()
         async with AsyncExitStack() as closing:
             closing.callback(self._end)
             closing.enter_context(on_sigterm(self.drain))
-            await prepare()
+            await closing.enter_async_context(prepared())
             if self._draining.is_set():
                 return
-            closing.push_async_callback(tasks.stop)
+            closing.push_async_callback(self._tasks.stop)
             closing.push_async_callback(self._leave)
+            closing.push_async_callback(self.registry.close)
             closing.push_async_callback(self._stop_emitters, 0)
-            closing.push_async_callback(claims.stop)
-            tasks.supervise("lease", self._hold_lease, most=1.0)
-            tasks.supervise("settlements", self._settle_again_and_again, most=1.0)
-            claims.supervise("claims", self._claim_again_and_again, most=1.0)
+            rounds = Tasks()
+            closing.push_async_callback(self._reading.stop)
+            closing.push_async_callback(rounds.stop)
+            closing.enter_context(Watchdog(self.settings.lease_ttl, self._in_hand))
+            self._tasks.supervise("lease", self.lease.hold, most=1.0)
+            self._tasks.supervise("settlements", lambda ok: self._settling.run(lambda: self.lease.node, ok), most=1.0)
+            rounds.supervise("rounds", lambda ok: self._rounds(more, ok), most=1.0)
+            rounds.supervise("health", self._check_again_and_again, most=1.0)
             await self._draining.wait()
-            await claims.stop()
-            await self._stop_emitters(self._settings.drain_grace)
+            await rounds.stop()
+            await self._stop_emitters(self.settings.drain_grace)
 
     def _end(self) -> None:
         self._active = False
-        self._halted.clear()
+        self.halted.clear()
         self._ended.set()
-
-    async def _hold_lease(self, healthy: Callable[[], None]) -> None:
-        """Take a lease as a new incarnation and renew it until it is lost; then everything it held is lost too."""
-        loop, ttl, node = asyncio.get_running_loop(), self._settings.lease_ttl, uuid4()
-        try:
-            asked = loop.time()
-            await self._ledger.register(node, self._node_name, ttl)
-            self._node = node
-            self._halted.clear()
-            self._registered.set()
-            self.changed.set()
-            while True:
-                await asyncio.sleep(min(self._jittered(ttl / 3), max(0.0, asked + ttl - loop.time())))
-                asked = await self._renewed(node, asked)
-                healthy()
-                self.moments.reach("renewed")
-        except Exception:
-            self._registered.clear()
-            self.changed.set()
-            self._lose(list(self._running.values()))
-            raise
-
-    async def _renewed(self, node: UUID, asked: float) -> float:
-        """Renew, and return when that was asked for, by this node's clock."""
-        loop, ttl = asyncio.get_running_loop(), self._settings.lease_ttl
-        now = loop.time()
-        if now >= asked + ttl:
-            raise LeaseLost(f"the event loop was blocked, or the database away, for {now - asked:.1f} s: lease lost")
-        try:
-            async with asyncio.timeout_at(asked + ttl):
-                if await self._ledger.renew(node, ttl):
-                    return now
-        except TimeoutError:
-            raise LeaseLost("the lease could not be renewed in time") from None
-        except DatabaseUnavailable as error:
-            log.warning("the lease could not be renewed: %s", error)
-            await asyncio.sleep(min(0.1, ttl / 10))
-            return asked
-        raise LeaseLost("the lease ran out before it was renewed")
-
-    async def _claim_again_and_again(self, healthy: Callable[[], None]) -> None:
-        while True:
-            await self._registered.wait()
-            await self._drop_what_others_own()
-            await self._claim()
-            healthy()
-            await asyncio.sleep(self._jittered(self._settings.claim_interval))
-
-    async def _drop_what_others_own(self) -> None:
-        """Stop what this node no longer owns, also where nothing is to be settled that would tell."""
-        running, node = list(self._running.values()), self._node
-        if running and node is not None:
-            owned = await self._ledger.owned(node)
-            self._lose([one for one in running if (*one.emitter.claim.key, one.emitter.claim.epoch) not in owned])
-
-    async def _claim(self) -> None:
-        node = self._node
-        assert node is not None
-        try:
-            held = self._running.keys() | self._halted | {lost.key for lost in self._lost.values()}
-            claims = await self._ledger.claim(node, list(self._handlers), held)
-        except LeaseLost as error:
-            # The lease task finds out by itself and registers anew.
-            log.warning("%s", error)
-            return
-        for claim in claims:
-            if self._registered.is_set() and node == self._node:
-                self._emit(claim)
-
-    def _emit(self, claim: Claim) -> None:
-        try:
-            claim.check_log()
-        except CheckpointAheadOfLog as error:
-            self._halt(claim, error)
-            return
-        self.halted.pop((claim.name, claim.partition), None)
-        follower = Follower(self._feed, self._database, self._settings, claim.selector, claim.checkpoint, claim.share)
-        emitter = Emitter(claim, self._handlers[claim.name], follower, self._settings, self.moments)
-        task = asyncio.get_running_loop().create_task(emitter.run(), name=f"emitter {claim.name}/{claim.partition}")
-        task.add_done_callback(lambda ended: self._note_end(claim, ended))
-        self._running[claim.key] = _Running(emitter, task)
         self.changed.set()
-        log.info("claimed %s, partition %d, epoch %d", claim.name, claim.partition, claim.epoch)
-        self.moments.reach("claimed", claim)
-
-    def _note_end(self, claim: Claim, task: asyncio.Task[None]) -> None:
-        self._lost.pop(task, None)
-        error = None if task.cancelled() else task.exception()
-        running = self._running.get(claim.key)
-        if running is None or running.task is not task:
-            return  # lost before; how it ended is no matter
-        if error is not None:
-            self._halt(claim, error)
-        elif not self._ending:
-            # Nobody asked it to end: it is claimed again, from its checkpoint.
-            del self._running[claim.key]
-            self.changed.set()
-
-    def _halt(self, claim: Claim, error: BaseException) -> None:
-        # The partition stays claimed, so that no other node runs into the same; it is free when this node stops.
-        self._halted.add(claim.key)
-        log.error("%s, partition %d is halted: %s", claim.name, claim.partition, error, exc_info=error)
-        self.halted[claim.name, claim.partition] = error
-        self.moments.reach("halted", claim)
-
-    async def _settle_again_and_again(self, healthy: Callable[[], None]) -> None:
-        while True:
-            await asyncio.sleep(self._settings.settle_interval)
-            await self._settle()
-            healthy()
-
-    async def _settle(self, everything: bool = False) -> None:
-        """Write the checkpoints that moved, in one statement; emitters whose claim did not hold are stopped."""
-        if self._node is None or not self._due(everything):
-            return
-        async with self._control.acquire() as connection:
-            # Taken on the connection that stores them: had the server crashed in between, the connection would be
-            # gone as well, and with it positions that only looked at appends which never committed.
-            moved = self._due(everything)
-            claims = [(running.emitter.claim, position) for running, position in moved]
-            held = await self._ledger.settle(self._node, claims, on=connection)
-        now = asyncio.get_running_loop().time()
-        for running, position in moved:
-            if running.emitter.claim.key in held:
-                running.note(position, now)
-        self.moments.reach("settled", len(held))
-        self._lose([running for running, _ in moved if running.emitter.claim.key not in held])
-
-    def _due(self, everything: bool) -> list[tuple[_Running, int]]:
-        now = asyncio.get_running_loop().time()
-        due = [(running, running.due(now, everything)) for running in self._running.values()]
-        return [(running, position) for running, position in due if position is not None]
-
-    def _lose(self, running: list[_Running]) -> None:
-        """Stop emitters whose partitions belong to others now, in the middle of a handler if need be."""
-        for lost in running:
-            claim = lost.emitter.claim
-            if self._running.get(claim.key) is lost:
-                del self._running[claim.key]
-                self.changed.set()
-            # Until it has ended, which a handler can delay, this node does not claim the partition again.
-            if not lost.task.done():
-                self._lost[lost.task] = claim
-            lost.emitter.stop()
-            lost.task.cancel()
-            log.warning("lost %s, partition %d, epoch %d", claim.name, claim.partition, claim.epoch)
-            self.moments.reach("lost", claim)
 
     async def _stop_emitters(self, grace: float) -> None:
         """Let every emitter end after the event it handles, within *grace* seconds; then cancel them."""
@@ -296,46 +226,400 @@ class Pools:
         for emitter in self.emitters:
             emitter.stop()
         self.moments.reach("draining")
-        tasks = {running.task: running.emitter.claim for running in self._running.values()} | self._lost
-        if tasks:
-            await asyncio.wait(tasks, timeout=grace)
-            for task in tasks:
-                task.cancel()
-            _, stuck = await asyncio.wait(tasks, timeout=CANCELLED_WITHIN)
-            for task in stuck:
-                log.error("the handler of %r ignores its cancellation; it is left behind", tasks[task].name)
+        tasks = {one.task: one for one in self.emitters if one.task is not None}
+        if not tasks:
+            return
+        await asyncio.wait(tasks, timeout=grace)
+        for task in tasks:
+            task.cancel()
+        _, stuck = await asyncio.wait(tasks, timeout=CANCELLED_WITHIN)
+        for task in stuck:
+            log.error("the handler of %r ignores its cancellation; it is left behind", tasks[task].claim.name)
 
     async def _leave(self) -> None:
+        node, emitters = self.lease.node, self.emitters
         try:
             async with asyncio.timeout(LEAVE_WITHIN):
-                await self._settle(everything=True)
-                if self._node is not None:
-                    await self._ledger.leave(self._node)
+                await self._settling.store(node, emitters)
+                if node is not None:
+                    await self.ledger.leave(node)
+                    self._tell("node_left", node_name=self.node_name, incarnation=str(node))
         except (EventStoreError, TimeoutError) as error:
             reason = error if str(error) else "the database did not answer in time"
             log.warning("could not settle before leaving: %s; what is unsettled is delivered again", reason)
-        self._running.clear()
-        self._node = None
+        for emitter in emitters:
+            self._forget(emitter)
+        self.lease.node = None
 
+    # -- rounds
 
-class _Running:
-    """An emitter, its task, and what has been settled for it."""
+    async def _rounds(self, more: Callable[[], Awaitable[Iterable[Registration]]], healthy: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self.lease.held.wait()
+            await self.lease.news.wait()
+            self.lease.news.clear()
+            began = loop.time()
+            try:
+                self._more = {one.name: one for one in await more() if one.name not in self._handlers}
+                unfinished = await self._round()
+            except LeaseLost as error:
+                log.warning("%s", error)  # the lease task finds out by itself and registers anew
+                self.lease.look()
+                unfinished = False
+            except BaseException:
+                self.lease.news.set()
+                raise
+            healthy()
+            self.moments.reach("round")
+            # Rounds over very many partitions take at most a fifth of the time.
+            await asyncio.sleep(min(1.0, 4 * (loop.time() - began)))
+            if unfinished:
+                await set_within(self.lease.news, self._jittered(self.settings.claim_interval))
+                self.lease.news.set()
 
-    def __init__(self, emitter: Emitter, task: asyncio.Task[None]) -> None:
-        self.emitter, self.task = emitter, task
-        self.settled = emitter.claim.checkpoint
-        self.settled_at = 0.0
+    async def _round(self) -> bool:
+        """Give back, lose and claim what has to be; tell whether something is left for the next round."""
+        node = self.lease.node
+        if node is None:
+            return False
+        owned = {(each.subscription_id, each.partition, each.epoch): each for each in await self.ledger.owned(node)}
+        self._lose([one for one in self.emitters if (*one.claim.key, one.claim.epoch) not in owned])
+        left = self._give_back(owned)
+        registrations = self._registrations()
+        held = {one.claim.key for one in self.emitters} | {key for key, much in self._withheld.items() if much}
+        claimed = await self.ledger.claim(
+            node,
+            [one.name for one in registrations.values() if not one.fallback],
+            held,
+            [one.name for one in registrations.values() if one.fallback],
+        )
+        if self.lease.node == node and self.lease.held.is_set():
+            self._place([one for claim in claimed.claims if (one := self._emit(claim, registrations)) is not None])
+        return left or claimed.missing > 0
 
-    def note(self, position: int, now: float) -> None:
-        """Take note that the checkpoint is stored."""
-        self.settled, self.settled_at = position, now
-        self.emitter.settled(position)
+    def _registrations(self) -> dict[str, Registration]:
+        return {name: one for name, one in {**self._more, **self._handlers}.items() if name not in self._stopped}
 
-    def due(self, now: float, everything: bool) -> int | None:
-        """Return the position to settle, or None if it can wait."""
-        position = self.emitter.position
-        if position <= self.settled:
+    def _give_back(self, owned: Mapping[tuple[int, int, int], Owned]) -> bool:
+        """Release what the database says should go; tell whether more is to follow in the next round."""
+        leaving: list[Emitter] = []
+        shared: list[Emitter] = []
+        for emitter in self.emitters:
+            each = owned.get((*emitter.claim.key, emitter.claim.epoch))
+            if each is None or emitter.stopping:
+                continue
+            if each.release is not None:
+                (shared if each.release == "share" else leaving).append(emitter)
+            elif each.parked_revision != self._revisions.get(emitter.handle):
+                self._revisions[emitter.handle] = each.parked_revision
+                emitter.parked_changed()
+        most = max(1, int(len(self._emitters) * MOVED_AT_ONCE))
+        self._release(leaving + shared[:most])
+        return len(shared) > most
+
+    def _release(self, emitters: list[Emitter]) -> None:
+        """Let emitters end after what they have in hand, then settle them and free their partitions."""
+        for emitter in emitters:
+            emitter.stop()
+            emitter.inlet.leave()
+        idle = [one for one in emitters if one.task is None]
+        if idle:
+            self._tasks.spawn("release", self._released(idle))
+        for emitter in emitters:
+            if emitter.task is not None:
+                self._tasks.spawn(f"release {emitter.handle}", self._released([emitter]))
+
+    async def _released(self, emitters: list[Emitter]) -> None:
+        tasks = {one.task for one in emitters if one.task is not None}
+        if tasks:
+            await asyncio.wait(tasks, timeout=self.settings.drain_grace)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=CANCELLED_WITHIN)
+        node = self.lease.node
+        emitters = [one for one in emitters if self._emitters.get(one.handle) is one and not one.closed]
+        if node is None or not emitters:
+            return
+        try:
+            await self.ledger.release(node, [(one.claim, one.settleable()) for one in emitters])
+        except EventStoreError as error:
+            log.warning("releasing failed: %s; it is claimed and released again", error)
+        for emitter in emitters:
+            self._forget(emitter)
+            log.info("released %s, partition %d, epoch %d", *emitter.handle, emitter.claim.epoch)
+            self.tell("partition_released", emitter.claim)
+            self.moments.reach("released", emitter.claim)
+        self.lease.look()
+        self.lease.news.set()
+
+    def _emit(self, claim: Claim, registrations: Mapping[str, Registration]) -> Emitter | None:
+        """Make the emitter of a claimed partition; None if it halts at once."""
+        try:
+            claim.check_log()
+            policy = load_policy(claim.options.get("policy", {}))
+        except (CheckpointAheadOfLog, ConfigurationError) as error:
+            self._halt(claim, error)
             return None
-        if everything or self.emitter.handled > self.settled or now - self.settled_at > SCANNED_EVERY:
-            return position
-        return None
+        kind = ProjectingEmitter if registrations[claim.name].transactional else Emitter
+        emitter = kind(claim, registrations[claim.name], policy, self)
+        self.halted.pop(emitter.handle, None)
+        self._emitters[emitter.handle] = emitter
+        self._revisions[emitter.handle] = claim.parked_revision
+        self.changed.set()
+        log.info("claimed %s, partition %d, epoch %d", claim.name, claim.partition, claim.epoch)
+        self.moments.reach("claimed", claim)
+        self.tell("partition_claimed", claim)
+        return emitter
+
+    def _place(self, emitters: list[Emitter]) -> None:
+        """Let emitters read: together where they are near each other, for themselves otherwise."""
+        groups, alone = cohorts(emitters)
+        for group in groups:
+            cohort = Cohort(group, self.feed, self.database, self.settings, self, self.clock)
+            self._reading.spawn(f"cohort of {len(group)}", self._read_together(cohort))
+        for emitter in alone:
+            emitter.wake()
+
+    async def _read_together(self, cohort: Cohort) -> None:
+        try:
+            await cohort.run()
+        except EventStoreError as error:
+            log.warning("reading for several emitters: %s; each goes on for itself", error)
+
+    # -- ends
+
+    def _lease_lost(self) -> None:
+        self._lose(self.emitters)
+        self.changed.set()
+
+    def _lose(self, emitters: Sequence[Emitter]) -> None:
+        """Stop emitters whose partitions belong to others now, in the middle of a handler if need be."""
+        emitters = [one for one in emitters if self._emitters.get(one.handle) is one]
+        if emitters:
+            some = ", ".join(f"{one.claim.name}/{one.claim.partition}" for one in emitters[:5])
+            more = ", …" if len(emitters) > 5 else ""
+            log.warning("lost %d partitions, which others own or which are gone: %s%s", len(emitters), some, more)
+        for emitter in emitters:
+            self._forget(emitter)
+            log.info("lost %s, partition %d, epoch %d", *emitter.handle, emitter.claim.epoch)
+            self.tell("partition_lost", emitter.claim)
+            self.moments.reach("lost", emitter.claim)
+
+    def _forget(self, emitter: Emitter) -> None:
+        """Run it no more. Until it has ended, which a handler can delay, its partition is not claimed again."""
+        if self._emitters.get(emitter.handle) is emitter:
+            del self._emitters[emitter.handle]
+        task = emitter.task
+        emitter.close()
+        self.registry.remove_consumer(emitter.handle)
+        self.changed.set()
+        if task is not None and not task.done():
+            self._withhold(emitter.claim.key)
+            task.add_done_callback(lambda _: self._allow(emitter.claim.key))
+        else:
+            self.lease.news.set()
+
+    def _withhold(self, key: tuple[int, int]) -> None:
+        self._withheld[key] += 1
+
+    def _allow(self, key: tuple[int, int]) -> None:
+        self._withheld[key] -= 1
+        if not self._withheld[key]:
+            del self._withheld[key]
+        self.lease.news.set()
+
+    def ended(self, emitter: Emitter, error: BaseException) -> None:
+        """Decide what follows when an emitter's task failed."""
+        if self._emitters.get(emitter.handle) is not emitter:
+            return  # lost before; how it ended is no matter
+        match error:
+            case LeaseLost():
+                self._lose([emitter])
+            case Halted():
+                self._forget(emitter)
+                self._halt(emitter.claim, error.__cause__ or error)
+            case Reclaim():
+                self._claim_anew(emitter)
+            case _:
+                self._crashed(emitter, error)
+
+    def _crashed(self, emitter: Emitter, error: BaseException) -> None:
+        log.error("the emitter of %s, partition %d crashed", *emitter.handle, exc_info=error)
+        self.tell("emitter_crashed", emitter.claim, error=type(error).__name__, message=str(error)[:1000])
+        now = self.clock.time()
+        crashes = self._crashes.setdefault(emitter.handle, deque(maxlen=CRASHES + 1))
+        crashes.append(now)
+        if len(crashes) > CRASHES and now - crashes[0] <= WITHIN:
+            self._forget(emitter)
+            self._halt(emitter.claim, error)
+        else:
+            self._claim_anew(emitter)
+
+    def _claim_anew(self, emitter: Emitter) -> None:
+        """Claim the partition again after a moment, with a new epoch, from its stored checkpoint."""
+        self._withhold(emitter.claim.key)
+        self._forget(emitter)
+        pause = Backoff(0.05, 5.0, self.rng)
+        pause.attempts = len(self._crashes.get(emitter.handle, ()))
+        self._tasks.spawn(f"rest of {emitter.handle}", self._rest(emitter.claim.key, pause.next()))
+
+    async def _rest(self, key: tuple[int, int], seconds: float) -> None:
+        try:
+            await self.clock.sleep(seconds)
+        finally:
+            self._allow(key)
+
+    def _halt(self, claim: Claim, error: BaseException) -> None:
+        log.error("%s, partition %d is halted: %s", claim.name, claim.partition, error, exc_info=error)
+        self.halted[claim.name, claim.partition] = error
+        self._withhold(claim.key)
+        self._tasks.spawn(f"halt of {claim.name}/{claim.partition}", self._store_halt(claim, error))
+
+    async def _store_halt(self, claim: Claim, error: BaseException) -> None:
+        """Have every node leave it alone until an operator resumes it."""
+        pause = Backoff(0.05, 5.0, self.rng)
+        try:
+            while self.lease.node == claim.owner:
+                try:
+                    await self.ledger.halt(claim, error)
+                    break
+                except DatabaseUnavailable as unavailable:
+                    log.warning("the halt of %s could not be recorded: %s; trying again", claim.name, unavailable)
+                    await self.clock.sleep(pause.next())
+        finally:
+            self._allow(claim.key)
+        self.tell("partition_halted", claim, error=type(error).__name__, message=str(error)[:1000])
+        self.moments.reach("halted", claim)
+
+    # -- what emitters ask for
+
+    def moved(self, emitter: Emitter, hurry: bool) -> None:
+        """Store its progress soon, or at once."""
+        self._settling.moved(emitter, hurry or (bool(self._awaited) and self._is_awaited(emitter)))
+
+    def _is_awaited(self, emitter: Emitter) -> bool:
+        return any(name == emitter.claim.name and position <= emitter.settleable() for name, position in self._awaited)
+
+    def tell(self, kind: str, claim: Claim, **payload: Any) -> None:
+        """Broadcast what happened to a partition."""
+        self._tell(kind, claim.name, partition=claim.partition, epoch=claim.epoch, **payload)
+
+    # -- what is published to emitters
+
+    async def publish(self, events: dict[Handle, list[Event]], source: Source) -> None:
+        """Hand each emitter its events; consumers that are missing are started."""
+        undelivered = await self.registry.publish({handle: (source, some) for handle, some in events.items()})
+        for handle, reason in undelivered.items():
+            emitter = self._emitters.get(handle)
+            if isinstance(reason, (NoShape, NoProc)) or emitter is None:
+                self.feed.leave(handle)
+            if emitter is not None:
+                log.error("%s, partition %d did not take its events: %r; it reads them itself", *handle, reason)
+                self.registry.remove_consumer(handle)
+                self.feed.leave(handle)
+                emitter.cut()
+                emitter.wake()
+
+    def scanned(self) -> None:
+        """Store how far those have come that somebody waits for."""
+        for name, position in self._awaited:
+            for emitter in self.of(name):
+                self._hurry(emitter, position)
+
+    def _hurry(self, emitter: Emitter, position: int) -> None:
+        if emitter.progress.checkpoint < position <= emitter.settleable():
+            self._settling.moved(emitter, hurry=True)
+
+    @contextmanager
+    def hurried(self, name: str, position: int) -> Iterator[asyncio.Event]:
+        """Store checkpoints of *name* at once when they reach *position*, instead of with many others.
+
+        Yields an event that is set when one of this node was stored.
+        """
+        stored = asyncio.Event()
+        wanted = (name, position)
+        self._awaited.append(wanted)
+        self._settling.on_stored.add(stored.set)
+        self.scanned()
+        try:
+            yield stored
+        finally:
+            self._awaited.remove(wanted)
+            self._settling.on_stored.discard(stored.set)
+
+    def cut(self, handles: list[Handle]) -> None:
+        """Take note that the feed was lost: these emitters go back to reading pages."""
+        cut = [emitter for handle in handles if (emitter := self._emitters.get(handle)) is not None]
+        for emitter in cut:
+            emitter.cut()
+        if not self._ending:
+            self._place([one for one in cut if not one.stopping])
+
+    def unroutable(self, handle: Handle, error: Exception) -> None:
+        """Take note that a selector failed on an event, which nobody can tell whether to deliver."""
+        emitter = self._emitters.get(handle)
+        if emitter is not None:
+            self._forget(emitter)
+            self._halt(emitter.claim, error)
+
+    async def _start_consumer(self, handle: Handle) -> Consumer:
+        emitter = self._emitters.get(handle)
+        if emitter is None:
+            raise NoShape(handle)
+        self._tell("emitter_started", handle[0], partition=handle[1])
+        return Consumer(emitter.handle_event)
+
+    async def _remove_consumers(self, handles: list[Handle]) -> None:
+        for handle in handles:
+            self.registry.remove_consumer(handle)
+
+    # -- this node's share by hand
+
+    async def stop_here(self, name: str) -> None:
+        """Give the partitions of *name* to other nodes, and claim none until `start_here`."""
+        self._stopped.add(name)
+        while self._active and self.of(name):
+            released = self.moments.next("released")
+            lost = self.moments.next("lost")
+            self.lease.news.set()
+            await asyncio.wait((released, lost), timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+
+    def start_here(self, name: str) -> None:
+        """Claim partitions of *name* again (`AlreadyStarted`)."""
+        if self._active and name not in self._registrations_and_stopped():
+            raise ConfigurationError(f"this node has no handler for {name!r}; register it before run()")
+        if name not in self._stopped:
+            raise AlreadyStarted(f"subscription {name!r} is started on this node")
+        self._stopped.discard(name)
+        self.lease.news.set()
+
+    def _registrations_and_stopped(self) -> set[str]:
+        return self._handlers.keys() | self._more.keys()
+
+    # -- health
+
+    async def _check_again_and_again(self, healthy: Callable[[], None]) -> None:
+        while True:
+            await self.clock.sleep(self._jittered(self.settings.health_check_interval))
+            self.check()
+            healthy()
+
+    def check(self) -> int:
+        """Wake what should run and does not, end what runs for nobody; returns how many there were of both."""
+        asleep = [one for one in self.emitters if one.overdue]
+        for emitter in asleep:
+            log.error("%s, partition %d had work and did not run; woken", *emitter.handle)
+            emitter.wake()
+        orphans = [handle for handle in self.registry.handles() if handle not in self._emitters]
+        for handle in orphans:
+            log.error("a consumer of %s, partition %d ran for nobody; ended", *handle)
+            self.registry.remove_consumer(handle)
+        self.moments.reach("checked", len(asleep) + len(orphans))
+        return len(asleep) + len(orphans)
+
+    def _in_hand(self) -> list[str]:
+        """Name what handlers have in hand, the one that began last first."""
+        busy = [one for one in self.emitters if one.in_hand is not None]
+        busy.sort(key=lambda one: one.in_hand[1] if one.in_hand else 0.0, reverse=True)
+        return [f"{one.claim.name}/{one.claim.partition} at {one.in_hand[0]}" for one in busy if one.in_hand]

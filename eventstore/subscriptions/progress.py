@@ -114,6 +114,11 @@ class Progress:
         """How many events a crash would have delivered again: those taken after the stored checkpoint."""
         return len(self._waiting) + len(self._unstored)
 
+    @property
+    def stored_at(self) -> float:
+        """When the checkpoint was stored last."""
+        return self._stored_at
+
     def busy(self, key: Hashable) -> bool:
         """Tell whether an event of *key* is in flight: the next one has to wait for it."""
         return key in self._busy
@@ -159,7 +164,13 @@ class Progress:
 
     def take(self, position: int, key: Hashable = None) -> None:
         """Hand one event to the handler (`OutOfOrder`). *key* None: of no key, never `busy`."""
-        self.took((position,), key)
+        if position <= self._read:
+            raise OutOfOrder(position, self._read)
+        self._flying[position] = key
+        self._waiting.append(position)
+        self._read = self._last = position
+        if key is not None:
+            self._busy[key] = self._busy.get(key, 0) + 1
 
     def took(self, positions: Sequence[int], key: Hashable = None) -> None:
         """Hand a batch to the handler: each event is in flight until it is acknowledged.
@@ -191,19 +202,23 @@ class Progress:
             if position > self.settled and position not in self._acked:
                 raise NotInFlight(position)
             return False
-        self._free(self._flying.pop(position))
-        self._acked.add(position)
+        key = self._flying.pop(position)
+        if key is not None:
+            self._free(key)
+        if self._waiting[0] == position:
+            self._unstored.append(self._waiting.popleft())
+        else:
+            self._acked.add(position)
         # Only the events that follow each other without one missing: the low-water mark, not the highest.
-        while self._waiting and self._waiting[0] in self._acked:
+        while self._acked and self._waiting[0] in self._acked:
             self._acked.remove(self._waiting[0])
             self._unstored.append(self._waiting.popleft())
         return True
 
     def _free(self, key: Hashable) -> None:
-        if key is not None:
-            self._busy[key] -= 1
-            if not self._busy[key]:
-                del self._busy[key]
+        self._busy[key] -= 1
+        if not self._busy[key]:
+            del self._busy[key]
 
     def scanned(self, position: int) -> None:
         """Take note that everything up to *position* was read and all that matches was taken.

@@ -89,9 +89,13 @@ TABLES = (
         state          text not null default 'active',
         start_position bigint not null,
         created_at     timestamptz not null default clock_timestamp(),
+        resize_to      int,
+        floors         bigint[],
         constraint subscriptions_name_key unique (name),
         constraint subscriptions_name_length check (length(name) between 1 and 512),
         constraint subscriptions_pool_size check (pool_size between 1 and 1024),
+        constraint subscriptions_resize_to check (resize_to between 1 and 1024),
+        constraint subscriptions_floors check (cardinality(floors) = 1024),
         constraint subscriptions_state check (state in ('active', 'paused'))
     )
     """,
@@ -111,10 +115,63 @@ TABLES = (
         epoch           bigint not null default 0,
         owner           uuid references nodes (incarnation) on delete set null,
         settled_at      timestamptz,
+        halted          jsonb,
+        parked_revision bigint not null default 0,
         primary key (subscription_id, partition)
     ) with (fillfactor = 70)
     """,
-    "create index checkpoints_owner_idx on checkpoints (owner)",
+    # Not those without an owner: looking for a free partition of one subscription would find the free ones of all.
+    "create index checkpoints_owner_idx on checkpoints (owner) where owner is not null",
+    # Which node has a handler for what; fallback: only while no other node has.
+    """
+    create table node_subscriptions (
+        subscription_id bigint not null references subscriptions (id) on delete cascade,
+        incarnation     uuid not null references nodes (incarnation) on delete cascade,
+        fallback        boolean not null default false,
+        primary key (subscription_id, incarnation)
+    )
+    """,
+    "create index node_subscriptions_incarnation_idx on node_subscriptions (incarnation)",
+    # One row: the number of changes that every node should look at (changed_v1).
+    """
+    create table control (
+        one        boolean primary key default true,
+        generation bigint not null default 0,
+        constraint control_one check (one)
+    ) with (fillfactor = 10)
+    """,
+    "insert into control default values",
+    # key: 's:' and the stream, or 'e:' and the id of an event without one.
+    """
+    create table parked (
+        subscription_id bigint not null references subscriptions (id) on delete cascade,
+        position        bigint not null,
+        bucket          smallint not null,
+        key             text collate "C" not null,
+        state           text not null,
+        blocking        boolean not null,
+        replay          boolean not null default false,
+        attempts        int not null,
+        error           text,
+        message         text,
+        traceback       text,
+        first_failed_at timestamptz not null,
+        last_failed_at  timestamptz not null,
+        primary key (subscription_id, position),
+        constraint parked_state check (state in ('parked', 'skipped', 'discarded'))
+    )
+    """,
+    "create index parked_state_idx on parked (subscription_id, state, position)",
+    "create index parked_key_idx on parked (subscription_id, key, position)",
+    # What is skipped or discarded stays for good and may be much: emitters ask for these two only.
+    """
+    create index parked_open_idx on parked (subscription_id, key, position) include (bucket)
+        where state = 'parked' and (blocking or replay)
+    """,
+    """
+    create index parked_replay_idx on parked (subscription_id, position) include (bucket)
+        where state = 'parked' and replay
+    """,
     # PubSub works without a store and makes sure of its tables itself: it may have been here first.
     """
     create table if not exists pubsub_keys (
@@ -133,44 +190,72 @@ TABLES = (
 
 FUNCTIONS = (
     "append_events",
+    "ack_subscription_v1",
     "append_batch_v1",
     "append_events_v1",
     "append_one_v1",
+    "apply_resize_v1",
+    "apply_resizes_v1",
     "broken_by_v1",
     "bucket_v1",
+    "bump_parked_v1",
+    "changed_v1",
     "check_condition_v1",
     "check_events_v1",
     "check_expected_v1",
+    "check_first_of_queue_v1",
     "check_known_events_v1",
     "check_sql_v1",
     "check_stream_v1",
+    "check_within_log_v1",
+    "chosen_parked_v1",
     "claim_partitions_v1",
+    "closed_keys_v1",
     "condition_stripes_v1",
+    "count_matches_v1",
     "create_stream_v1",
     "create_subscription_v1",
+    "declare_handled_v1",
     "delete_stream_v1",
     "delete_subscription_v1",
+    "discard_parked_v1",
     "expected_matches_v1",
+    "explain_page_v1",
+    "fair_shares_v1",
+    "find_subscription_v1",
     "first_visible_v1",
     "flat_tags_v1",
+    "free_unheld_v1",
     "get_subscriptions_v1",
     "glob_like_v1",
+    "halt_partition_v1",
     "head",
     "horizon_v1",
     "json_problem_v1",
     "json_suspect_v1",
+    "lag_v1",
     "leave_node_v1",
     "list_nodes_v1",
+    "list_parked_v1",
+    "list_sinks_v1",
     "list_streams_v1",
+    "load_parked_v1",
     "lock_stream_v1",
     "lock_stripes_v1",
+    "lock_subscription_v1",
+    "log_bounds_v1",
     "mark_scavenged_v1",
+    "missing_partitions_v1",
     "names_fit_v1",
     "names_problem_v1",
     "owned_partitions_v1",
+    "park_events_v1",
+    "parked_counts_v1",
+    "partition_health_v1",
     "pattern_checks_v1",
     "pattern_problem_v1",
     "pattern_sql_v1",
+    "pause_subscription_v1",
     "place_in_time_v1",
     "read_events_sql_v1",
     "rarest_tag_v1",
@@ -181,8 +266,16 @@ FUNCTIONS = (
     "record_sql_v1",
     "register_node_v1",
     "reject_change_v1",
+    "release_partitions_v1",
+    "remove_dead_nodes_v1",
     "renew_node_v1",
     "repeated_append_v1",
+    "replay_parked_v1",
+    "replayable_v1",
+    "resize_subscription_v1",
+    "resume_subscription_v1",
+    "rewind_position_v1",
+    "rewind_subscription_v1",
     "scavenge_range_v1",
     "scavenge_v1",
     "schema_revision",
@@ -190,6 +283,7 @@ FUNCTIONS = (
     "selector_problem_v1",
     "selector_sql_v1",
     "set_stream_metadata_v1",
+    "settle_partition_v1",
     "settle_partitions_v1",
     "signal_channel_v1",
     "signal_v1",
@@ -199,13 +293,16 @@ FUNCTIONS = (
     "stripes_v1",
     "stub_event_v1",
     "stub_tags_v1",
+    "subscription_progress_v1",
     "tags_sql_v1",
     "text_array_v1",
     "tombstone_stream_v1",
     "time_bounds_v1",
     "try_stripes_v1",
+    "useful_floors_v1",
     "uuid_v7_v1",
     "version_after_v1",
+    "wanted_partitions_v1",
     "write_events_v1",
 )
 
@@ -252,7 +349,8 @@ def upgrade() -> None:
 def downgrade() -> None:
     schema = quoted(context.config.attributes["schema"])
     op.execute(text("drop table pubsub_spill, pubsub_keys"))
-    op.execute(text("drop table checkpoints, subscriptions, nodes, event_tags, events, streams"))
+    op.execute(text("drop table parked, control, node_subscriptions, checkpoints, subscriptions, nodes"))
+    op.execute(text("drop table event_tags, events, streams"))
     op.execute(text("drop sequence event_positions"))
     # Every routine here belongs to the schema's revisions; dropped by signature, whatever the arguments.
     op.execute(

@@ -1,0 +1,13 @@
+-- Tells every node that something about subscriptions changed: a generation to compare for those that poll, and a
+-- signal to wake those that listen, both with the commit.
+--
+-- Locks the one row of control until the transaction ends, so that a node that read generation n has seen every change
+-- counted in it. It is the last thing a transaction does: whoever holds that row waits for nothing any more.
+-- Runs with the caller's rights: the functions that call it have them.
+create function @schema@.changed_v1() returns void
+language sql volatile
+set search_path = pg_catalog, @schema@, pg_temp
+as $$
+    update control set generation = generation + 1;
+    select pg_notify(signal_channel_v1(), 'control');
+$$;

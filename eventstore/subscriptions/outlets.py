@@ -1,0 +1,104 @@
+"""Where subscriptions without a handler deliver: sinks that are stored with them, and mailboxes of this node."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from typing import Any
+
+from eventstore.errors import ConfigurationError
+from eventstore.events import Event
+from eventstore.pubsub.hub import PubSub
+from eventstore.sinks import Sink, open_sink
+from eventstore.subscriptions.delivery import Delivery, Registration
+from eventstore.subscriptions.ledger import Ledger
+
+__all__ = ["Outlets", "is_delivery_topic"]
+
+log = logging.getLogger(__name__)
+
+PREFIX = "subscription:"
+MAILBOX_BATCH = 100
+
+
+def is_delivery_topic(topic: str) -> bool:
+    """Whether the mailboxes of *topic* are handed the events of a subscription: ``subscription:<name>``."""
+    return topic.startswith(PREFIX)
+
+
+class Outlets:
+    """Makes registrations of what is stored, and of who listens.
+
+    Args:
+        changed: called when there may be other registrations than before.
+    """
+
+    def __init__(self, pubsub: PubSub, ledger: Ledger, changed: Callable[[], None]) -> None:
+        self._pubsub, self._ledger, self._changed = pubsub, ledger, changed
+        self._sinks: dict[str, tuple[Any, Registration]] = {}
+        self._refused: dict[str, Any] = {}
+        self._open = AsyncExitStack()
+        self._mailboxes: dict[str, asyncio.Event] = {}
+
+    def interest(self, topic: str, wanted: bool) -> None:
+        """Take note that a topic has got its first subscriber, or lost its last."""
+        if is_delivery_topic(topic):
+            there = self._mailboxes.setdefault(topic.removeprefix(PREFIX), asyncio.Event())
+            if wanted:
+                there.set()
+            else:
+                there.clear()
+            self._changed()
+
+    async def registrations(self) -> list[Registration]:
+        """Return what this node delivers without a handler: to sinks, and as a last resort to its mailboxes."""
+        stored = await self._ledger.sinks()
+        for name in self._sinks.keys() - stored.keys():
+            del self._sinks[name]
+        sinks = [one for name, options in stored.items() if (one := await self._sink(name, options)) is not None]
+        # Who had a mailbox and lost it keeps its place: it waits for the next one.
+        waiting = [self._mailbox(name) for name in self._mailboxes if name not in stored]
+        return sinks + waiting
+
+    async def close(self) -> None:
+        """Close the sinks."""
+        self._sinks.clear()
+        self._refused.clear()
+        await self._open.aclose()
+
+    async def _sink(self, name: str, options: Mapping[str, Any]) -> Registration | None:
+        found = self._sinks.get(name)
+        if found is not None and found[0] == options:
+            return found[1]
+        try:
+            sink = await self._open.enter_async_context(
+                open_sink(options["sink"], options.get("sink_options", {}), self._pubsub)
+            )
+        except ConfigurationError as error:
+            if self._refused.get(name) != options:
+                log.error("this node cannot deliver %r: %s", name, error)
+                self._refused[name] = options
+            return None
+        self._sinks[name] = (options, Registration(name, _to(sink), batch_size=sink.batch_size))
+        return self._sinks[name][1]
+
+    def _mailbox(self, name: str) -> Registration:
+        topic, there = PREFIX + name, self._mailboxes[name]
+
+        async def deliver(events: list[Event], _delivery: Delivery, _transaction: Any) -> None:
+            while True:
+                await there.wait()
+                if await self._pubsub.local_offer(topic, ("events", events)):
+                    return
+                there.clear() if not self._pubsub.subscribed(topic) else await asyncio.sleep(0.05)
+
+        return Registration(name, deliver, batch_size=MAILBOX_BATCH, fallback=True)
+
+
+def _to(sink: Sink) -> Callable[[list[Event], Delivery, Any], Any]:
+    async def deliver(events: list[Event], delivery: Delivery, _transaction: Any) -> None:
+        await sink.deliver(events, subscription=delivery.subscription, attempt=delivery.attempt)
+
+    return deliver
