@@ -33,7 +33,9 @@
     ├── ShardCrashed                            a tracker's handler failed; its shard began anew without presences
     ├── NoShape (also LookupError)              nothing can be started under that handle
     ├── ShapeRemoved                            its consumer suspended twice over one event; what it served is removed
-    └── NoProc                                  its consumer is dead
+    ├── NoProc                                  its consumer is dead
+    ├── NoPubSub                                an instance was made without a PubSub; there is nothing to subscribe to
+    └── DeliveryFailed                          a sink did not take an event; the failure policy decides what follows
 
 Errors carry their facts as attributes; the message says what to do.
 """
@@ -53,6 +55,7 @@ __all__ = [
     "ConfigurationError",
     "DataDirectoryMismatch",
     "DatabaseUnavailable",
+    "DeliveryFailed",
     "DuplicateEventId",
     "EventStoreError",
     "ImportFailed",
@@ -64,6 +67,7 @@ __all__ = [
     "MigrationRequired",
     "NoPresence",
     "NoProc",
+    "NoPubSub",
     "NoShape",
     "OutcomeUnknown",
     "Overflow",
@@ -297,3 +301,24 @@ class NoPresence(EventStoreError, LookupError):
 
 class ShardCrashed(EventStoreError):
     """The handler of a tracker failed; the shard began anew, and its presences of this node are gone."""
+
+
+class NoPubSub(EventStoreError):
+    """This instance has no PubSub: it tells nobody anything, so there is nothing to subscribe to."""
+
+    def __init__(self, instance: str) -> None:
+        self.instance = instance
+        super().__init__(f"{instance!r} was made without a PubSub (pubsub=None); give it one to subscribe")
+
+
+class DeliveryFailed(EventStoreError):
+    """A sink did not take an event; the failure policy of the subscription decides what follows.
+
+    Attributes:
+        status: of the HTTP response, if there was one.
+        retry_after: seconds after which the receiver asks to be tried again; None: it did not say.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, retry_after: float | None = None) -> None:
+        self.status, self.retry_after = status, retry_after
+        super().__init__(message)

@@ -84,6 +84,10 @@ class Tap:
         self.mailbox.close()
 
 
+PUBLISHED_AT_ONCE = 128
+"""Emitters that are handed events together. With thousands at once all that is under way would outlive the garbage
+collector's young generations, and it would look through everything there is again and again."""
+
 SPACING = 0.002
 """Seconds between two looks at the log. The first after a pause is immediate; under a stream of appends a look brings
 several events, instead of competing with each append for the processor."""
@@ -227,12 +231,15 @@ class Feed:
                         self._router.remove(target)
                 else:
                     published.setdefault(target, []).append(event)
-        if page.events:
+            if len(published) >= PUBLISHED_AT_ONCE:
+                await self._publish(published)
+                published = {}
+        if page.events and self.position is not None:
             self.position = page.events[-1].position
         for tap in self._taps:
             tap.scanned = max(tap.scanned, page.scanned)
-        if published and self._deliver is not None:
-            await self._deliver.publish(published, self)
+        if published:
+            await self._publish(published)
         if self.position is not None:  # or it was cut off meanwhile, and what was only looked at is void
             # Only now: an emitter takes everything up to here for handed over.
             self.scanned = max(self.scanned, page.scanned)
@@ -240,6 +247,10 @@ class Feed:
                 self._deliver.scanned()
         self._rest()
         self.moments.reach("read", page)
+
+    async def _publish(self, events: dict[Handle, list[Event]]) -> None:
+        if self._deliver is not None:
+            await self._deliver.publish(events, self)
 
     def _failed(self, target: Tap | Handle, event: Event, error: Exception) -> None:
         if isinstance(target, Tap):

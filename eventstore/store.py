@@ -859,10 +859,13 @@ class EventStore:
         if definition is not None:
             self._declared[registration.name] = definition
 
-    async def run(self) -> None:
+    async def run(self, *, drain_grace: float | None = None) -> None:
         """Deliver events until cancelled: to the handlers, to sinks, and to mailboxes of ``subscription:<name>``.
 
         SIGTERM, and closing the store, drain: what is being handled is finished and settled, then `run` returns.
+
+        Args:
+            drain_grace: seconds that handlers may take to finish then; by default `Settings.drain_grace`.
 
         Raises:
             SubscriptionNotFound: a handler names a subscription that is neither stored nor declared.
@@ -871,7 +874,8 @@ class EventStore:
         if not self._handlers:
             log.warning("no handler is registered: only sinks, and mailboxes of subscription:<name>, are delivered to")
         handlers = {name: wrapped(one, self._middleware) for name, one in self._handlers.items()}
-        await self._pools.run(handlers, self._prepared, self._outlets.registrations)
+        grace = self.settings.drain_grace if drain_grace is None else drain_grace
+        await self._pools.run(handlers, self._prepared, self._outlets.registrations, grace)
 
     @asynccontextmanager
     async def _prepared(self) -> AsyncIterator[None]:
@@ -895,8 +899,7 @@ class EventStore:
     async def _declare(self) -> None:
         for declare in self._declared.values():
             await declare()
-        for name in self._handlers:
-            await self._ledger.get(name)
+        await self._ledger.check_stored(self._handlers)
 
     def _tell(self, kind: str, subscription: str | None = None, **payload: Any) -> None:
         about = {} if subscription is None else {"subscription": subscription}

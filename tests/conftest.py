@@ -43,7 +43,9 @@ def pytest_configure(config: pytest.Config) -> None:
         from eventstore.embedded import EmbeddedPostgres
 
         root = Path(tempfile.mkdtemp(prefix="es-", dir=_shared_memory()))
-        server = EmbeddedPostgres(root / "data", durable=False, settings={"max_connections": 200})
+        server = EmbeddedPostgres(
+            root / "data", durable=False, settings={"max_connections": 200, "max_prepared_transactions": 10}
+        )
         server.start()
         config.stash[_SERVER] = (server, root)
         os.environ.update(TEST_PG_HOST=server.host, TEST_PG_PORT=str(server.port))

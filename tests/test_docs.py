@@ -26,7 +26,9 @@ import psycopg
 import pytest
 
 import eventstore
+import eventstore.lifecycle
 import eventstore.pubsub
+import eventstore.sinks
 import eventstore.tracker
 from eventstore import EventStore, Settings, errors
 from eventstore.cli import COMMANDS, main
@@ -243,6 +245,8 @@ NAMES = {
     "settings": [one.name for one in fields(Settings)],
     "pubsub": eventstore.pubsub.__all__,
     "tracker": eventstore.tracker.__all__,
+    "lifecycle": eventstore.lifecycle.__all__,
+    "sinks": eventstore.sinks.__all__,
 }
 
 

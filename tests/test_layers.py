@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "eventstore"
 
 LAYERS = (
     {
+        "lazily",
         "errors",
         "codec",
         "moments",
@@ -23,9 +24,10 @@ LAYERS = (
         "settings",
     },
     {"mailbox", "service", "schema", "database", "embedded", "embedded_supervisor", "listening", "signals"},
-    {"pubsub", "tracker", "registry"},
-    {"log", "feed", "relay", "presence", "subscriptions", "importing"},
+    {"pubsub", "tracker", "registry", "lifecycle"},
+    {"log", "feed", "relay", "sinks", "presence", "subscriptions", "importing"},
     {"store"},
+    {"reports"},
     {"cli", "demo"},
 )
 VALUES = LAYERS[0]

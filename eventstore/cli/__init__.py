@@ -7,6 +7,7 @@ and is that module's ``command``; such a module imports what it needs inside its
 - `eventstore.cli.output`: rows, results, progress;
 - `eventstore.cli.values`: JSON, times, positions and names as option types;
 - `eventstore.cli.selecting`: ``@selector_options``;
+- `eventstore.cli.asking`: confirmation of what could hurt;
 - `eventstore.cli.failures`: exit codes, and how errors are printed.
 """
 
@@ -32,18 +33,20 @@ COMMANDS = {
     "append": ("eventstore.cli.append", "Append events to a stream."),
     "demo": ("eventstore.cli.demo", "See the event store at work, on a small shop or a file of yours."),
     "dev": ("eventstore.cli.dev", "Run the embedded Postgres until Ctrl-C."),
+    "doctor": ("eventstore.cli.doctor", "Check the database, the subscriptions and the nodes, and say what to do."),
     "export": ("eventstore.cli.exporting", "Write events to a file as NDJSON."),
     "import": ("eventstore.cli.importing", "Import the rows of a CSV or NDJSON file as events."),
     "migrate": ("eventstore.cli.migrate", "Create the schema, or bring it up to date."),
     "nodes": ("eventstore.cli.nodes", "Show who runs handlers, and what each of them holds."),
+    "parked": ("eventstore.cli.parked", "Show events that were set aside, replay or discard them."),
     "pubsub": ("eventstore.cli.pubsub", "Publish to topics, watch them, see what the nodes count."),
     "read": ("eventstore.cli.read", "Read one stream, or the whole log by selector."),
     "scavenge": ("eventstore.cli.scavenge", "Remove for good what the limits of streams hide."),
     "stream": ("eventstore.cli.stream", "Show a stream, set its limits, delete or tombstone it."),
     "streams": ("eventstore.cli.streams", "List streams by name."),
-    "subscription": ("eventstore.cli.subscription", "Create, list, show and delete subscriptions."),
+    "subscription": ("eventstore.cli.subscription", "Create, show, watch, pause, rewind and resize subscriptions."),
     "tail": ("eventstore.cli.tail", "Follow the log live, until Ctrl-C."),
-    "work": ("eventstore.cli.work", "Run the handlers of an application."),
+    "work": ("eventstore.cli.work", "Run the handlers of an application, and sinks."),
 }
 """Name → (module, short help); the help page is written from here, without importing any of them."""
 

@@ -22,6 +22,7 @@ __all__ = [
     "Interrupted",
     "OutputClosed",
     "OutputFailed",
+    "ParkedNotFound",
     "StreamNotFound",
     "Terminated",
     "exit_code",
@@ -42,7 +43,7 @@ Exit codes:
     4  a migration is required
     5  conflict: wrong expected version, failed condition, duplicate id,
        closed stream, subscription exists
-    6  not found: stream or subscription
+    6  not found: stream, subscription or parked event
   130  interrupted by Ctrl-C (143: by SIGTERM)
 """
 
@@ -53,6 +54,16 @@ class StreamNotFound(errors.EventStoreError, LookupError):
     def __init__(self, stream: str) -> None:
         self.stream = stream
         super().__init__(f"no stream named {stream!r}; `eventstore streams` lists those that exist")
+
+
+class ParkedNotFound(errors.EventStoreError, LookupError):
+    """The subscription has set aside no event at that position."""
+
+    def __init__(self, name: str, position: int) -> None:
+        self.name, self.position = name, position
+        super().__init__(
+            f"{name!r} has set aside no event at position {position}; `eventstore parked list` shows what it has"
+        )
 
 
 class OutputClosed(Exception):
@@ -93,6 +104,7 @@ EXIT_CODES: dict[type[BaseException], int] = {
     errors.SubscriptionExists: CONFLICT,
     errors.TransactionConflict: CONFLICT,
     errors.SubscriptionNotFound: NOT_FOUND,
+    ParkedNotFound: NOT_FOUND,
     StreamNotFound: NOT_FOUND,
     Interrupted: INTERRUPTED,
     KeyboardInterrupt: INTERRUPTED,

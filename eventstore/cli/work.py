@@ -1,8 +1,11 @@
-"""``eventstore work``: the handlers of an application, run until asked to stop."""
+"""``eventstore work``: the handlers of an application, and sinks, run until asked to stop."""
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from functools import reduce
@@ -14,23 +17,41 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eventstore.cli.failures import Terminated
+from eventstore.cli.output import cell
 from eventstore.cli.session import Session, shared_options
+from eventstore.errors import SubscriptionNotFound
 
 if TYPE_CHECKING:
     from eventstore.store import EventStore
 
 __all__ = ["command"]
 
+log = logging.getLogger(__name__)
+
+NAMED = 10
+"""How many of the subscriptions with a sink are named at start."""
+
 
 @click.command()
-@click.option("--app", required=True, metavar="MODULE:NAME", help="An EventStore, or a function that returns one.")
+@click.option(
+    "--app", metavar="MODULE:NAME", help="An EventStore, or a function that returns one.  [default: only sinks]"
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0, min_open=True, max=1e6, max_open=True),
+    metavar="SECONDS",
+    help="How long handlers may finish after SIGTERM.  [default: Settings.drain_grace]",
+)
 @shared_options
-def command(session: Session, app: str) -> None:
-    """Run the handlers of an application.
+def command(session: Session, app: str | None, grace: float | None) -> None:
+    """Run the handlers of an application, and sinks.
 
     Imports MODULE with the current directory in reach, opens its EventStore and delivers events to the handlers
-    registered with it. SIGTERM lets handlers finish; Ctrl-C stops at once, and what was unfinished is delivered
-    again. -v prints a line for every partition that is claimed.
+    registered with it, and to the sinks that subscriptions are stored with. Without --app only sinks are delivered to.
+
+    SIGTERM drains: handlers finish what they have in hand, it is settled, and the exit code is 0. A second SIGTERM, or
+    Ctrl-C, stops at once; what was unfinished is delivered again. -v prints a line for every partition that is claimed,
+    released, lost or halted.
 
     A store built without a DSN takes --dsn, --data-dir and --schema, or their environment variables; one that names
     its own database keeps it.
@@ -39,16 +60,85 @@ def command(session: Session, app: str) -> None:
     Examples:
       eventstore work --app orders:store
       eventstore work --app shop.events:make_store -v --dsn postgresql://user@host/database
+      eventstore work --grace 5
     """
     session.log_to_stderr()
-    store = _load(app)
-    _place(session, store)
-    session.run(_run(store))
+    store = _only_sinks(session) if app is None else _load(app)
+    if app is not None:
+        _place(session, store)
+    session.run(_run(store, grace, alone=app is None))
 
 
-async def _run(store: EventStore) -> None:
-    async with store:
-        await store.run()
+async def _run(store: EventStore, grace: float | None, *, alone: bool) -> None:
+    import asyncio
+
+    from eventstore.service import on_sigterm
+
+    grace = store.settings.drain_grace if grace is None else grace
+    task, running, draining, terminated = asyncio.current_task(), False, False, False
+    assert task is not None
+
+    def terminate() -> None:
+        nonlocal draining, terminated
+        if running and not draining:  # `run` hears it as well, and drains
+            draining = True
+            log.info("SIGTERM: draining, for at most %g s; once more stops at once", grace)
+        else:
+            terminated = True
+            task.cancel()
+
+    # Until everything is closed.
+    with on_sigterm(terminate):
+        try:
+            async with store:
+                if alone:
+                    await _tell_sinks(store)
+                running = True
+                steady = asyncio.ensure_future(_steady(store))
+                try:
+                    await store.run(drain_grace=grace)
+                finally:
+                    steady.cancel()
+        except SubscriptionNotFound as error:
+            error.args = (_how_to_store(error.name),)
+            raise
+        except asyncio.CancelledError:
+            if terminated:
+                raise Terminated from None
+            raise
+
+
+def _how_to_store(name: str) -> str:
+    return (
+        f"there is a handler for subscription {name!r}, which is not stored: give @store.handler a selector too, "
+        f"or run `eventstore subscription create {shlex.quote(name)}` with one"
+    )
+
+
+def _only_sinks(session: Session) -> EventStore:
+    from eventstore.store import EventStore
+
+    dsn, data_dir = session.location
+    return EventStore(dsn, schema=session.schema_name, data_dir=data_dir)
+
+
+async def _tell_sinks(store: EventStore) -> None:
+    sinks = [one.name for one in await store.subscriptions.list() if "sink" in one.options]
+    if sinks:
+        more = f" and {len(sinks) - NAMED} more" if len(sinks) > NAMED else ""
+        log.info("delivering to the sinks of %s%s", ", ".join(map(cell, sinks[:NAMED])), more)
+    else:
+        log.warning("no subscription has a sink yet: `eventstore subscription create NAME --sink TARGET`")
+
+
+async def _steady(store: EventStore) -> None:
+    """Let the garbage collector forget what stays, once the partitions are claimed: with many it is half of its work.
+
+    This is for the process to decide, so it is done here and not in `EventStore.run`.
+    """
+    await store._pools.moments.next("round")
+    gc.collect()
+    gc.freeze()
 
 
 def _load(app: str) -> EventStore:

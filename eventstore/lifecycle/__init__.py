@@ -6,7 +6,7 @@ store. Both are PubSub messages: delivered at most once, and nobody's failure.
 
 from __future__ import annotations
 
-from eventstore.lifecycle.families import NoPubSub
+from eventstore.errors import NoPubSub
 from eventstore.lifecycle.stores import StoreKind, StoreLifecycle
 from eventstore.lifecycle.workflows import START, Kind, WorkflowKind, WorkflowLifecycle, server_for
 

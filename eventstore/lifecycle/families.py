@@ -9,24 +9,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from eventstore.errors import ConfigurationError, EventStoreError, InvalidEvent
+from eventstore.errors import ConfigurationError, InvalidEvent, NoPubSub
 from eventstore.mailbox import Mailbox
 from eventstore.pubsub.hub import PubSub
 
-__all__ = ["Family", "Lifecycle", "Losses", "NoPubSub"]
+__all__ = ["Family", "Lifecycle", "Losses"]
 
 log = logging.getLogger(__name__)
 
 TOLD_EVERY = 60.0
 """Seconds between two lines of the log about losses of one sort."""
-
-
-class NoPubSub(EventStoreError):
-    """This instance has no PubSub: it tells nobody anything, so there is nothing to subscribe to."""
-
-    def __init__(self, instance: str) -> None:
-        self.instance = instance
-        super().__init__(f"{instance!r} was made without a PubSub (pubsub=None); give it one to subscribe")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from eventstore.errors import ConfigurationError
-from eventstore.sinks.sink import DeliveryFailed, Sink
+from eventstore.errors import ConfigurationError, DeliveryFailed
+from eventstore.sinks.sink import Sink
 from eventstore.sinks.stdout import Stdout
 from eventstore.sinks.topic import Topic
 from eventstore.sinks.webhook import Webhook

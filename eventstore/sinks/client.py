@@ -9,8 +9,7 @@ from typing import NamedTuple, Self
 
 import httpx
 
-from eventstore.errors import ConfigurationError
-from eventstore.sinks.sink import DeliveryFailed
+from eventstore.errors import ConfigurationError, DeliveryFailed
 from eventstore.sinks.urls import credentials_of
 
 __all__ = ["Answer", "Client"]

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from eventstore.errors import ConfigurationError, EventStoreError
+from eventstore.errors import ConfigurationError
 from eventstore.events import Event
 
-__all__ = ["DeliveryFailed", "Sink", "check_options", "escaped", "iso", "record"]
+__all__ = ["Sink", "check_options", "escaped", "iso", "record"]
 
 
 class Sink(Protocol):
@@ -30,19 +30,6 @@ class Sink(Protocol):
 
     async def deliver(self, events: Sequence[Event], *, subscription: str, attempt: int) -> None:
         """Deliver *events* in their order. Returns: they were taken. Raises: they were not, or not all of them."""
-
-
-class DeliveryFailed(EventStoreError):
-    """A sink did not take an event; the failure policy of the subscription decides what follows.
-
-    Attributes:
-        status: of the HTTP response, if there was one.
-        retry_after: seconds after which the receiver asks to be tried again; None: it did not say.
-    """
-
-    def __init__(self, message: str, *, status: int | None = None, retry_after: float | None = None) -> None:
-        self.status, self.retry_after = status, retry_after
-        super().__init__(message)
 
 
 def check_options(options: Mapping[str, Any], known: Iterable[str], target: str) -> None:

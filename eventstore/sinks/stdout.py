@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
+from eventstore.errors import DeliveryFailed
 from eventstore.events import Event
-from eventstore.sinks.sink import DeliveryFailed, check_options, record
+from eventstore.sinks.sink import check_options, record
 
 __all__ = ["Stdout"]
 

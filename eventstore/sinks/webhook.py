@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from eventstore.codec import encode
-from eventstore.errors import ConfigurationError
+from eventstore.errors import ConfigurationError, DeliveryFailed
 from eventstore.events import Event
 from eventstore.sinks.cloudevents import headers_of, source_of
 from eventstore.sinks.signature import SECRET_PREFIX, Signer
-from eventstore.sinks.sink import DeliveryFailed, check_options, escaped
+from eventstore.sinks.sink import check_options, escaped
 from eventstore.sinks.urls import check_url, secrets_of, shown
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 -- Gives a subscription another number of partitions: true if that took effect at once, as nobody owns one. Otherwise it
 -- is written down, those who own one give it back, and the claim that finds them all free applies it.
--- Asking for the size there is takes back what was written down. Locks: see lock_subscription_v1.
+-- What nodes owned whose lease ran out is free. Asking for the size there is takes back what was written down. Locks: see lock_subscription_v1.
 create function @schema@.resize_subscription_v1(p_name text, p_size int) returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, @schema@, pg_temp
@@ -13,6 +13,7 @@ begin
     if p_size is null or p_size not between 1 and 1024 then
         raise exception 'pool_size must be between 1 and 1024, not %', p_size using errcode = 'ES006';
     end if;
+    perform remove_dead_nodes_v1(clock_timestamp());
     v_free := not exists (select from checkpoints c where c.subscription_id = v_id and c.owner is not null);
     update subscriptions s set resize_to = nullif(p_size, v_size)
      where s.id = v_id and s.resize_to is distinct from nullif(p_size, v_size);

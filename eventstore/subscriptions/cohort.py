@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from eventstore.database import Database
 from eventstore.events import Event
-from eventstore.feed import Deliver, Feed, Handle, Shares
+from eventstore.feed import PUBLISHED_AT_ONCE, Deliver, Feed, Handle, Shares
 from eventstore.log.read import Page, read_page
 from eventstore.router import Router
 from eventstore.selectors import All
@@ -98,10 +98,16 @@ class Cohort:
         for event in page.events:
             for handle in self._router.route(event):
                 wanted.setdefault(handle, []).append(event)
-        await self._wait_for_room(wanted)
+            if len(wanted) >= PUBLISHED_AT_ONCE:
+                await self._publish(wanted)
+                wanted = {}
         if wanted:
-            await self._deliver.publish(wanted, self)
+            await self._publish(wanted)
         self.scanned = max(self.scanned, page.scanned)
+
+    async def _publish(self, wanted: dict[Handle, list[Event]]) -> None:
+        await self._wait_for_room(wanted)
+        await self._deliver.publish(wanted, self)
 
     async def _wait_for_room(self, wanted: Iterable[Handle]) -> None:
         until = self._clock.time() + PATIENCE

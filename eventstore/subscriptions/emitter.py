@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any, Literal, Protocol
@@ -47,6 +47,10 @@ WRITTEN_AT_ONCE = 100
 """Most parked events that wait to be stored, and most that one turn replays."""
 
 TRANSIENT = (DatabaseUnavailable, TransactionConflict, asyncpg.PostgresError)
+
+
+_numbers = count()
+"""What orders deliveries that are due at the same time."""
 
 
 class Halted(Exception):
@@ -88,24 +92,54 @@ class Emitter:
         in_hand: position and start (by the clock) of the delivery under way.
     """
 
+    # Ten thousand of them lie idle in a node: what one costs then is counted in objects that the collector visits.
+    __slots__ = (
+        "_backoff",
+        "_blocked",
+        "_caught_up",
+        "_decided",
+        "_gate",
+        "_host",
+        "_known",
+        "_now",
+        "_open",
+        "_ready",
+        "_replays",
+        "_retries",
+        "_stale",
+        "_unwritten",
+        "_woken",
+        "claim",
+        "closed",
+        "handle",
+        "handled",
+        "in_hand",
+        "inlet",
+        "policy",
+        "progress",
+        "registration",
+        "stopping",
+        "task",
+    )
+
+    _woken: asyncio.Event
+    _backoff: Backoff
+
     def __init__(self, claim: Claim, registration: Registration, policy: FailurePolicy, host: Host) -> None:
         self.claim, self.registration, self.policy, self._host = claim, registration, policy, host
         self.handle: Handle = (claim.name, claim.partition)
         self.progress = Progress(claim.checkpoint)
-        self.inlet = Inlet(claim, host.feed, host.database, host.settings, self._was_cut)
+        self.inlet = Inlet(claim, host.feed, host.database, host.settings, self)
         self.task: asyncio.Task[None] | None = None
         self.handled = 0
         self.in_hand: tuple[int, float] | None = None
         self.closed = self.stopping = False
-        self._woken = asyncio.Event()
         self._now = 0.0
-        self._backoff = Backoff(0.05, 5.0, host.rng)
         self._gate: KeyGate | None = None
-        self._known: set[int] = set()
+        self._known: Set[int] = frozenset()
         self._stale = claim.parked
         self._replays = False
         self._caught_up = False
-        self._numbers = count()
         self._retries: list[tuple[float, int, Event, int, Delivery | None]] = []
         self._blocked: dict[str, deque[Event]] = {}
         self._ready: deque[Event] = deque()
@@ -125,6 +159,7 @@ class Emitter:
         if self.task is not None:
             self._woken.set()
         elif not self.closed and not self.stopping:
+            self._woken, self._backoff = asyncio.Event(), Backoff(0.05, 5.0, self._host.rng)
             name = f"emitter {self.claim.name}/{self.claim.partition}"
             self.task = asyncio.get_running_loop().create_task(self._run(), name=name)
             self.task.add_done_callback(self._done)
@@ -132,7 +167,8 @@ class Emitter:
     def stop(self) -> None:
         """End after the delivery under way."""
         self.stopping = True
-        self._woken.set()
+        if self.task is not None:
+            self._woken.set()
 
     def close(self) -> None:
         """Take and settle nothing more; a delivery under way is cancelled."""
@@ -159,8 +195,17 @@ class Emitter:
 
     def settleable(self) -> int:
         """Return the position that may be stored now."""
+        while self.stopping and self._decided:  # there is no turn left to do it in
+            event, delivery = self._decided.popleft()
+            if delivery.outcome is DONE:
+                self.progress.ack(event.position)
         if not self.inlet.queue:
             self.progress.scanned(self.inlet.scanned)
+        return self.progress.settled
+
+    def settled(self) -> int:
+        """Return the position that may be stored whatever happened to the connection: of what was handled."""
+        self.progress.reread()
         return self.progress.settled
 
     def stored(self, position: int) -> None:
@@ -178,7 +223,8 @@ class Emitter:
             self._decided.append(held)
             self.wake()
 
-    def _was_cut(self) -> None:
+    def was_cut(self) -> None:
+        """Take note that the feed left it behind."""
         self._caught_up = False
         self._host.tell("subscription_lagging", self.claim, position=self.inlet.read)
 
@@ -194,6 +240,10 @@ class Emitter:
                 log.warning("%s, partition %d: %s; trying again", *self.handle, error)
                 await set_within(self._woken, self._backoff.next())
                 continue
+            except Halted:
+                if self._unwritten:
+                    await self._write()
+                raise
             self._backoff.reset()
             if not busy:
                 if not self._retries:
@@ -212,6 +262,7 @@ class Emitter:
                 log.warning("%s, partition %d: %s; what was set aside comes again", *self.handle, error)
         # In the same step as it ends: who wakes it from now on starts another task.
         self.task = None
+        del self._woken, self._backoff
 
     def _done(self, task: asyncio.Task[None]) -> None:
         if self.task is task:
@@ -230,7 +281,7 @@ class Emitter:
             await self._again()
         elif self._ready:
             await self._deliver_one(self._ready.popleft())
-        elif self._unwritten and (len(self._unwritten) >= WRITTEN_AT_ONCE or not self.inlet.queue):
+        elif self._unwritten and (len(self._unwritten) >= WRITTEN_AT_ONCE or not self.inlet.queue or self._full):
             await self._write()
         elif self._replays:
             await self._replay()
@@ -263,6 +314,11 @@ class Emitter:
         if unstored * 2 >= window:
             self._host.moved(self, hurry=True)
         return unstored < window
+
+    @property
+    def _full(self) -> bool:
+        """Whether nothing may be taken until something is stored."""
+        return self.progress.unstored >= self._host.settings.window
 
     async def _deliver_queued(self) -> bool:
         if not self._room():
@@ -315,9 +371,14 @@ class Emitter:
 
     async def _deliver(self, events: list[Event], attempt: int) -> None:
         """Call the handler, and see to what follows."""
-        position = events[0].position if len(events) == 1 else -1
+        position = events[0].position if self.registration.batch_size == 1 else -1
         delivery = Delivery(self.claim.name, self.claim.partition, self.claim.epoch, attempt, position, self)
-        outcome = await self._called(events, delivery)
+        try:
+            outcome = await self._called(events, delivery)
+        except asyncio.CancelledError:
+            if delivery.outcome is DONE and not self.closed:
+                self._settle(events[0])
+            raise
         if len(events) > 1:
             self._resolve_batch(events, outcome or DONE)
         elif outcome is None:
@@ -357,14 +418,15 @@ class Emitter:
         self._open[event.position] = (event, delivery)
         if self.policy.timeout is not None:
             due = self._host.clock.time() + self.policy.timeout
-            heappush(self._retries, (due, next(self._numbers), event, delivery.attempt, delivery))
+            heappush(self._retries, (due, next(_numbers), event, delivery.attempt, delivery))
 
     async def _again(self) -> None:
         """Deliver what is due again, or give up on what was not settled by hand in time."""
         _, _, event, attempt, delivery = heappop(self._retries)
         if delivery is None:
             await self._deliver([event], attempt)
-        elif self._open.pop(event.position, None) is not None:
+        elif self._open.get(event.position) == (event, delivery):
+            del self._open[event.position]
             delivery.outcome = Outcome(TimeoutError(f"not settled within {self.policy.timeout:g} s"))
             self._resolve(event, attempt, delivery.outcome)
 
@@ -398,7 +460,7 @@ class Emitter:
             case Retry(seconds):
                 self._blocked.setdefault(key_of(event), deque())
                 due = self._host.clock.time() + outcome.pause(seconds)
-                heappush(self._retries, (due, next(self._numbers), event, attempt + 1, None))
+                heappush(self._retries, (due, next(_numbers), event, attempt + 1, None))
             case Park(key=blocking):
                 self._set_aside(event, "parked", blocking=blocking, attempts=attempt, error=outcome.error)
                 self._free(event)
@@ -476,7 +538,9 @@ class Emitter:
         except BaseException:
             self._stale = True
             raise
-        self._known = {row.position for row in rows if row.position > self.progress.checkpoint}
+        # Also those that were replayed since: they still come by the way of all events.
+        beyond = self._known | {row.position for row in rows}
+        self._known = {position for position in beyond if position > self.progress.checkpoint}
         closed = {row.key for row in rows if row.blocking}
         replayed = {row.key for row in rows if row.replay}
         self._gate = KeyGate(closed) if closed or replayed else None
@@ -532,7 +596,6 @@ class Emitter:
         if not await self._host.ledger.settle_one(self.claim, None, failed, done, on=on):
             raise LeaseLost(f"{self.claim.name!r}, partition {self.claim.partition} belongs to another node")
         if not failed:
-            self._known.discard(row.position)
             self._host.moments.reach("replayed", row)
             self._host.tell("event_replayed", self.claim, position=row.position, key=row.key)
         else:
@@ -555,6 +618,8 @@ class Emitter:
         keys = self._gate.replaying()
         closed = await self._host.ledger.closed_keys(self.claim, keys)
         open_again = [self._gate.drained(key, mark) for key in keys if key not in closed]
+        for key in closed:  # by an event that nobody wants replayed: what comes now stays behind it
+            self._gate.parked_again(key)
         self._replays = not all(open_again)
         if not len(self._gate):
             self._gate = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Protocol
 
 from eventstore.database import Database
@@ -28,6 +28,13 @@ class Source(Protocol):
         """Position up to which everything was handed over."""
 
 
+class Reader(Protocol):
+    """Who takes events from an inlet."""
+
+    def was_cut(self) -> None:
+        """Take note that the feed left it behind."""
+
+
 class Inlet:
     """The events of one partition, in order, each once.
 
@@ -42,8 +49,8 @@ class Inlet:
         "_claim",
         "_database",
         "_feed",
-        "_on_cut",
         "_page_size",
+        "_reader",
         "_scan_window",
         "_window",
         "closed",
@@ -52,10 +59,8 @@ class Inlet:
         "source",
     )
 
-    def __init__(
-        self, claim: Claim, feed: Feed, database: Database, settings: Settings, on_cut: Callable[[], None]
-    ) -> None:
-        self._claim, self._feed, self._database, self._on_cut = claim, feed, database, on_cut
+    def __init__(self, claim: Claim, feed: Feed, database: Database, settings: Settings, reader: Reader) -> None:
+        self._claim, self._feed, self._database, self._reader = claim, feed, database, reader
         self._page_size, self._scan_window = settings.page_size, settings.scan_window
         self._window: Window | None = None
         self._ahead: asyncio.Task[Page] | None = None
@@ -82,7 +87,7 @@ class Inlet:
         if len(self.queue) > MOST:
             self._feed.leave(self._handle)
             self.source = None
-            self._on_cut()
+            self._reader.was_cut()
 
     def shares(self) -> Shares:
         """Return how this emitter joins the feed, which brings its events from now on; nothing once it is closed."""

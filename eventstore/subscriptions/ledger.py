@@ -130,6 +130,11 @@ class Ledger:
         if not await self._database.value("delete_subscription_v1", name):
             raise SubscriptionNotFound(name)
 
+    async def check_stored(self, names: Iterable[str]) -> None:
+        """Refuse names that no subscription has (`SubscriptionNotFound`)."""
+        for row in await self._database.rows("missing_subscriptions_v1", list(names)):
+            raise SubscriptionNotFound(row[0])
+
     async def sinks(self) -> dict[str, dict[str, Any]]:
         """Return the options of the subscriptions that are delivered to a sink, by name."""
         return {row["name"]: json.loads(row["options"]) for row in await self._database.rows("list_sinks_v1")}

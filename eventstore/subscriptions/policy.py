@@ -129,6 +129,9 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+_USUAL = FailurePolicy()
+
+
 def dump(policy: FailurePolicy) -> dict[str, Any]:
     """Return *policy* as a JSON object of what differs from the defaults.
 
@@ -145,6 +148,8 @@ def load(source: object) -> FailurePolicy:
     Raises:
         ConfigurationError: it is no object, or has an unknown or a bad field; the message names it.
     """
+    if source == {}:
+        return _USUAL
     if not isinstance(source, dict):
         raise ConfigurationError(f"a failure policy is an object, not {source!r}")
     known = [each.name for each in fields(FailurePolicy)]

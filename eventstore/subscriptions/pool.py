@@ -99,6 +99,7 @@ class Pools:
         self._emitters: dict[Handle, Emitter] = {}
         self._active = self._ending = self._closed = False
         self._stopped: set[str] = set()
+        self._awaited: list[tuple[str, int]] = []  # also by those who waited before `run`
         self.halted: dict[Handle, BaseException] = {}
         self._new_run()
         feed.deliver_to(self)
@@ -111,7 +112,6 @@ class Pools:
         self._withheld: defaultdict[tuple[int, int], int] = defaultdict(int)
         self._crashes: dict[Handle, deque[float]] = {}
         self._revisions: dict[Handle, int] = {}
-        self._awaited: list[tuple[str, int]] = []
         self._handlers: dict[str, Registration] = {}
         self._more: dict[str, Registration] = {}
         self.lease = Lease(
@@ -174,12 +174,14 @@ class Pools:
         handlers: Mapping[str, Registration],
         prepared: Callable[[], AbstractAsyncContextManager[None]],
         more: Callable[[], Awaitable[Iterable[Registration]]],
+        drain_grace: float,
     ) -> None:
         """Enter *prepared*, then claim and emit until drained. SIGTERM drains.
 
         Cancelled, it settles what is handled and does not wait for handlers.
 
         Args:
+            drain_grace: seconds that handlers may take to finish.
             more: asked at each round which subscriptions are delivered without a handler of this application.
 
         Raises:
@@ -212,7 +214,7 @@ class Pools:
             rounds.supervise("health", self._check_again_and_again, most=1.0)
             await self._draining.wait()
             await rounds.stop()
-            await self._stop_emitters(self.settings.drain_grace)
+            await self._stop_emitters(drain_grace)
 
     def _end(self) -> None:
         self._active = False
@@ -247,9 +249,17 @@ class Pools:
         except (EventStoreError, TimeoutError) as error:
             reason = error if str(error) else "the database did not answer in time"
             log.warning("could not settle before leaving: %s; what is unsettled is delivered again", reason)
+        else:
+            for emitter in emitters:
+                self._tell_released(emitter)
         for emitter in emitters:
             self._forget(emitter)
         self.lease.node = None
+
+    def _tell_released(self, emitter: Emitter) -> None:
+        log.info("released %s, partition %d, epoch %d", *emitter.handle, emitter.claim.epoch)
+        self.tell("partition_released", emitter.claim)
+        self.moments.reach("released", emitter.claim)
 
     # -- rounds
 
@@ -294,8 +304,13 @@ class Pools:
             held,
             [one.name for one in registrations.values() if one.fallback],
         )
-        if self.lease.node == node and self.lease.held.is_set():
-            self._place([one for claim in claimed.claims if (one := self._emit(claim, registrations)) is not None])
+        emitters: list[Emitter] = []
+        for number, claim in enumerate(claimed.claims, start=1):
+            if self.lease.node == node and (emitter := self._emit(claim, registrations)) is not None:
+                emitters.append(emitter)
+            if number % 100 == 0:  # ten thousand at once would hold up everything else
+                await asyncio.sleep(0)
+        self._place([one for one in emitters if not one.closed])
         return left or claimed.missing > 0
 
     def _registrations(self) -> dict[str, Registration]:
@@ -347,9 +362,7 @@ class Pools:
             log.warning("releasing failed: %s; it is claimed and released again", error)
         for emitter in emitters:
             self._forget(emitter)
-            log.info("released %s, partition %d, epoch %d", *emitter.handle, emitter.claim.epoch)
-            self.tell("partition_released", emitter.claim)
-            self.moments.reach("released", emitter.claim)
+            self._tell_released(emitter)
         self.lease.look()
         self.lease.news.set()
 
@@ -437,8 +450,9 @@ class Pools:
             case LeaseLost():
                 self._lose([emitter])
             case Halted():
+                position = emitter.settled()
                 self._forget(emitter)
-                self._halt(emitter.claim, error.__cause__ or error)
+                self._halt(emitter.claim, error.__cause__ or error, position)
             case Reclaim():
                 self._claim_anew(emitter)
             case _:
@@ -470,18 +484,19 @@ class Pools:
         finally:
             self._allow(key)
 
-    def _halt(self, claim: Claim, error: BaseException) -> None:
+    def _halt(self, claim: Claim, error: BaseException, position: int | None = None) -> None:
         log.error("%s, partition %d is halted: %s", claim.name, claim.partition, error, exc_info=error)
         self.halted[claim.name, claim.partition] = error
         self._withhold(claim.key)
-        self._tasks.spawn(f"halt of {claim.name}/{claim.partition}", self._store_halt(claim, error))
+        self._tasks.spawn(f"halt of {claim.name}/{claim.partition}", self._store_halt(claim, error, position))
 
-    async def _store_halt(self, claim: Claim, error: BaseException) -> None:
-        """Have every node leave it alone until an operator resumes it."""
+    async def _store_halt(self, claim: Claim, error: BaseException, position: int | None) -> None:
+        """Settle up to *position*, and have every node leave the partition alone until an operator resumes it."""
         pause = Backoff(0.05, 5.0, self.rng)
         try:
             while self.lease.node == claim.owner:
                 try:
+                    await self.ledger.settle_one(claim, position)
                     await self.ledger.halt(claim, error)
                     break
                 except DatabaseUnavailable as unavailable:

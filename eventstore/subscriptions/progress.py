@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Hashable, Sequence
 from itertools import pairwise
 from math import inf
+from typing import Final
 
 __all__ = ["NotInFlight", "NotSettled", "OutOfOrder", "Progress"]
 
@@ -49,6 +50,10 @@ class NotSettled(ValueError):
     def __init__(self, position: int, settled: int) -> None:
         self.position, self.settled = position, settled
         super().__init__(f"position {position} is stored, but only {settled} is settled; store what due() returns")
+
+
+_NONE: Final[set[int]] = set()
+"""What every partition has acknowledged out of order at first; never added to."""
 
 
 class Progress:
@@ -89,7 +94,7 @@ class Progress:
         self._busy: dict[Hashable, int] = {}
         # Taken and beyond settled, in order: its head is the lowest in flight, behind it some are acknowledged.
         self._waiting: deque[int] = deque()
-        self._acked: set[int] = set()
+        self._acked: set[int] = _NONE
         # Settled events that are not stored, in order.
         self._unstored: deque[int] = deque()
 
@@ -208,6 +213,8 @@ class Progress:
         if self._waiting[0] == position:
             self._unstored.append(self._waiting.popleft())
         else:
+            if self._acked is _NONE:
+                self._acked = set()
             self._acked.add(position)
         # Only the events that follow each other without one missing: the low-water mark, not the highest.
         while self._acked and self._waiting[0] in self._acked:

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 class ProjectingEmitter(Emitter):
     """Delivers batches, each inside a transaction that ends with the fenced checkpoint."""
 
+    __slots__ = ()
+
     async def _deliver_queued(self) -> bool:
         events: list[Event] = []
         while self.inlet.queue and len(events) < self.registration.batch_size:
@@ -50,6 +52,8 @@ class ProjectingEmitter(Emitter):
             if outcome.error is None:
                 return self._projected(events, rows)
             self._host.moments.reach("failed", outcome.error)
+            if not wanted:
+                raise Reclaim from outcome.error
             if len(wanted) > 1:
                 log.warning("%s, partition %d: a batch of %d failed, now one by one: %r",
                             *self.handle, len(wanted), outcome.error)  # fmt: skip
@@ -134,7 +138,7 @@ class ProjectingEmitter(Emitter):
                     raise
                 if failure is not None:
                     await _rolled_back(connection, transaction)
-                    if connection.is_closed():
+                    if _gone(connection) and not isinstance(failure.error, _Frozen):
                         raise Reclaim from failure.error
                     return failure
                 with mapped_errors():
@@ -156,7 +160,10 @@ class ProjectingEmitter(Emitter):
         await connection.execute(f"set local idle_in_transaction_session_timeout = {limit}")
         if not events:
             return None
+        began = self._host.clock.time()
         outcome = await self._called(events, delivery, connection)
+        if _gone(connection) and self._host.clock.time() - began >= self._host.settings.lease_ttl:
+            return Outcome(_Frozen(f"its transaction was idle for longer than a lease ({limit / 1000:g} s)"))
         return None if outcome is None or outcome.error is None else outcome
 
     def _projected(self, events: list[Event], rows: list[Failed]) -> None:
@@ -183,18 +190,28 @@ class ProjectingEmitter(Emitter):
         if outcome.error is not None:
             await self._replayed(row, outcome)
             return False
-        self._known.discard(row.position)
         self._host.moments.reach("replayed", row)
         self._host.tell("event_replayed", self.claim, position=row.position, key=row.key)
         return True
+
+
+class _Frozen(TimeoutError):
+    """Postgres ended the session: nothing was committed, and the handler is the cause."""
 
 
 class _NotBegun(Exception):
     """There was no connection: nothing has happened."""
 
 
+def _gone(connection: Connection) -> bool:
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:  # its pool has taken it back
+        return True
+
+
 async def _rolled_back(connection: Connection, transaction: Any) -> None:
-    if not connection.is_closed():
+    if not _gone(connection):
         try:
             await transaction.rollback()
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):

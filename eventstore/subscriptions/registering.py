@@ -73,4 +73,6 @@ def projections(function: Callable[..., Awaitable[object]], arguments: int) -> C
 def wrapped(registration: Registration, middleware: Iterable[Middleware]) -> Registration:
     """Return *registration* with the middleware around it, the first one outermost."""
     around = list(middleware)
+    if not around:
+        return registration
     return replace(registration, call=reduce(lambda call, one: one(call), reversed(around), registration.call))

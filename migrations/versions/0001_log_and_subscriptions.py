@@ -246,6 +246,7 @@ FUNCTIONS = (
     "log_bounds_v1",
     "mark_scavenged_v1",
     "missing_partitions_v1",
+    "missing_subscriptions_v1",
     "names_fit_v1",
     "names_problem_v1",
     "owned_partitions_v1",

@@ -19,6 +19,8 @@ from tests.cli.conftest import Run, Spawn, interrupted, line_with
 needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 
 APP = """
+import asyncio
+
 from eventstore import All, EventStore
 
 store = EventStore()
@@ -36,7 +38,26 @@ def picky(argument):
 def wrong():
     return 7
 
+slow = EventStore()
+
+@slow.handler("slow", All())
+async def handle_slowly(event, delivery):
+    print("began", event.position, flush=True)
+    try:
+        await asyncio.sleep(event.data)
+        print("ended", event.position, flush=True)
+    except asyncio.CancelledError:
+        print("cancelled", event.position, flush=True)
+        raise
+
 bare = EventStore()
+
+undeclared = EventStore()
+
+@undeclared.handler("it's")
+async def never(event, delivery):
+    pass
+
 nowhere = EventStore("postgresql://x@/db?host=/nowhere")
 """
 
@@ -220,7 +241,12 @@ def test_ctrl_c_ends_work_without_a_traceback(work: Spawn, append: Callable[...,
         ("shop:wrong", 2, "is no EventStore but int"),
         ("shop:APP", 2, "has no attribute 'APP'"),
         ("shop:picky", 2, "a factory is called without arguments: missing a required argument: 'argument'"),
-        ("shop:bare", 2, "ConfigurationError: nothing to run"),
+        (
+            "shop:undeclared",
+            6,
+            """there is a handler for subscription "it's", which is not stored: give @store.handler a selector too, """
+            """or run `eventstore subscription create 'it'"'"'s'`""",
+        ),
         ("shop:nowhere", 3, "DatabaseUnavailable: "),
     ],
 )
@@ -243,3 +269,72 @@ def test_work_refuses_a_dsn_for_a_store_that_has_its_own(work: Spawn, db: str) -
 def test_a_schema_given_to_work_is_the_store_s(work: Spawn) -> None:
     code, _, stderr = output_of(work("shop:store", "--schema", "elsewhere"))
     assert (code, stderr.startswith("MigrationRequired: schema 'elsewhere'")) == (4, True)
+
+
+# -- how work ends
+
+
+def signalled(process: subprocess.Popen[str], *numbers: int) -> tuple[int, str]:
+    """Send signals, the later ones once draining is said; return the exit code and what was printed since."""
+    first, *more = numbers
+    process.send_signal(first)
+    for number in more:
+        line_with(process.stderr, "SIGTERM: draining")
+        process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=30)
+    assert "Traceback" not in stderr
+    return process.returncode, stdout
+
+
+@pytest.fixture
+def slowly(work: Spawn, append: Callable[..., None]) -> Callable[..., subprocess.Popen[str]]:
+    """Start `work` and wait until its handler has an event in hand for so many seconds."""
+
+    def start(seconds: float, *args: str) -> subprocess.Popen[str]:
+        append("s", NewEvent("T", seconds))
+        process = work("shop:slow", "-v", *args)
+        assert process.stdout.readline() == "began 1\n"
+        return process
+
+    return start
+
+
+def test_sigterm_lets_a_handler_finish(slowly: Callable[..., subprocess.Popen[str]], cli: Run) -> None:
+    assert signalled(slowly(0.5), signal.SIGTERM) == (0, "ended 1\n")
+    assert json.loads(cli("subscription", "show", "slow", "--json").stdout)["settled"] == 1
+
+
+def test_handlers_get_the_grace_that_was_given(slowly: Callable[..., subprocess.Popen[str]], cli: Run) -> None:
+    assert signalled(slowly(60, "--grace", "0.2"), signal.SIGTERM) == (0, "cancelled 1\n")
+    assert json.loads(cli("subscription", "show", "slow", "--json").stdout)["settled"] == 0
+
+
+@pytest.mark.parametrize(("second", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_second_signal_stops_at_once(
+    slowly: Callable[..., subprocess.Popen[str]], cli: Run, second: int, code: int
+) -> None:
+    assert signalled(slowly(60), signal.SIGTERM, second) == (code, "cancelled 1\n")
+    (shown,) = (json.loads(line) for line in cli("subscription", "show", "slow", "--json").stdout.splitlines())
+    assert (shown["settled"], shown["owners"]) == (0, [])
+
+
+def test_without_an_application_sinks_are_delivered_to(spawn: Spawn, cli: Run, append: Callable[..., None]) -> None:
+    append("s", NewEvent("T", 7))
+    assert cli("subscription", "create", "lines", "--sink", "stdout").exit_code == 0
+    worker = spawn("work", "-v")
+    assert json.loads(worker.stdout.readline())["data"] == 7
+    code, stderr = interrupted(worker, signal.SIGTERM)
+    assert (code, "delivering to the sinks of lines" in stderr, "only sinks" in stderr) == (0, True, True)
+
+
+def test_a_worker_with_nothing_to_deliver_to_says_what_to_do(work: Spawn, spawn: Spawn) -> None:
+    alone, bare = spawn("work"), work("shop:bare")
+    line_with(alone.stderr, "no subscription has a sink yet: `eventstore subscription create NAME --sink TARGET`")
+    line_with(bare.stderr, "no handler is registered")
+    for process in (alone, bare):
+        assert interrupted(process, signal.SIGTERM)[0] in (0, 143)
+
+
+def test_a_grace_that_is_none_is_refused(spawn_plain: Spawn) -> None:
+    code, _, stderr = output_of(spawn_plain("work", "--grace", "0"))
+    assert (code, "--grace" in stderr) == (2, True)

@@ -78,8 +78,8 @@ def test_delays_grow(policy: FailurePolicy, attempt: int, chance: float) -> None
         assert now.seconds <= next_.seconds
 
 
-def test_the_pauses_double_up_to_the_longest() -> None:
-    policy = FailurePolicy(attempts=None, delay=1, delay_max=5)
+def test_each_pause_is_the_factor_longer_up_to_the_longest() -> None:
+    policy = FailurePolicy(attempts=None, delay=1, factor=2, delay_max=5)
     assert [policy.next_step(n, most) for n in (1, 2, 3, 4)] == [Retry(1), Retry(2), Retry(4), Retry(5)]
     assert policy.next_step(3, least) == Retry(2)
 
