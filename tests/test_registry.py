@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventstore.errors import AlreadyStarted, ConfigurationError, NoProc, NoShape, ShapeRemoved
-from eventstore.registry import Consumer, ConsumerRegistry, Suspend
+from eventstore.registry import Consumer, ConsumerRegistry, DirectConsumer, Suspend
 
 Events = dict[Hashable, Any]
 
@@ -895,7 +895,7 @@ def test_a_start_that_dies_with_whom_was_cancelled_is_caught(monkeypatch: pytest
     async def wait(tasks: Any) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    monkeypatch.setattr("eventstore.registry.asyncio.wait", wait)
+    monkeypatch.setattr("eventstore.registry.registry.asyncio.wait", wait)
 
     async def all_seeds() -> None:
         for seed in range(60):
@@ -1058,3 +1058,59 @@ class KeepsTheIdle(ConsumerRegistry[Any]):
 def test_a_registry_with_a_bug_differs_from_the_model(planted: type[ConsumerRegistry[Any]]) -> None:
     with pytest.raises(AssertionError):
         check(planted)
+
+
+# -- direct consumers
+
+
+async def test_a_direct_consumer_is_called_at_once_and_has_no_task() -> None:
+    handled: list[Any] = []
+    async with ConsumerRegistry("direct", lambda handle: DirectConsumer(handled.append), removed) as registry:
+        before = len(asyncio.all_tasks())
+        publishing = registry.publish({"a": 1, "b": 2})
+        with pytest.raises(StopIteration):
+            publishing.send(None)  # nothing is waited for
+        assert (handled, len(asyncio.all_tasks())) == ([1, 2], before)
+
+
+async def test_a_direct_consumer_crashes_as_any_other() -> None:
+    def refuse(event: Any) -> None:
+        raise Boom
+
+    async with ConsumerRegistry("direct", lambda handle: DirectConsumer(refuse), removed) as registry:
+        gone = registry.moments.next("removed")
+        assert kinds(await registry.publish({"a": 1})) == {"a": Boom}
+        assert await gone == ["a"]
+        assert kinds(await registry.publish({"a": 1})) == {"a": NoProc}
+        registry.remove_consumer("a")
+        assert kinds(await registry.publish({"a": 1})) == {"a": Boom}
+
+
+async def test_a_direct_consumer_that_suspends_is_started_again_once() -> None:
+    calls: list[Any] = []
+
+    def suspend_at_first(event: Any) -> None:
+        calls.append(event)
+        if len(calls) == 1:
+            raise Suspend
+
+    async with ConsumerRegistry("direct", lambda handle: DirectConsumer(suspend_at_first), removed) as registry:
+        assert await registry.publish({"a": 1}) == {}
+    assert calls == [1, 1]
+
+
+async def test_an_idle_direct_consumer_suspends_and_comes_back_with_the_next_event() -> None:
+    handled: list[Any] = []
+    async with ConsumerRegistry(
+        "direct", lambda handle: DirectConsumer(handled.append), removed, hibernate_after=0.01, suspend=True
+    ) as registry:
+        suspended = registry.moments.next("suspended")
+        await registry.publish({"a": 1})
+        assert await asyncio.wait_for(suspended, 10) == "a"
+        assert registry.active_consumer_count() == 0
+        assert await registry.publish({"a": 2}) == {}
+    assert handled == [1, 2]
+
+
+async def removed(handles: list[str]) -> None:
+    return None

@@ -118,7 +118,7 @@ class Subscriptions:
         """
         rewound = await self._ledger.rewind(name, after)
         self._pools.look()
-        self._tell("subscription_rewound", name, after=rewound.after, parked=rewound.parked)
+        self._tell("subscription_rewound", name, position=rewound.after, parked=rewound.parked)
         return rewound
 
     async def resize(self, name: str, pool_size: int, *, timeout: float | None = None) -> None:

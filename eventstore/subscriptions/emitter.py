@@ -149,7 +149,7 @@ class Emitter:
 
     # -- from outside
 
-    async def handle_event(self, message: tuple[Source, Sequence[Event]]) -> None:
+    def handle_event(self, message: tuple[Source, Sequence[Event]]) -> None:
         """Queue what was published to this emitter."""
         self.inlet.offer(*message)
         self.wake()
@@ -169,6 +169,8 @@ class Emitter:
         self.stopping = True
         if self.task is not None:
             self._woken.set()
+            if self.registration.fallback and self.in_hand is not None:
+                self.task.cancel()  # it may wait for somebody to listen, for ever
 
     def close(self) -> None:
         """Take and settle nothing more; a delivery under way is cancelled."""

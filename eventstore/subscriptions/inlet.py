@@ -106,14 +106,20 @@ class Inlet:
             self._window = Window(self._scan_window)
         if self._ahead is None:
             self._ahead = asyncio.ensure_future(self._page(self.read))
+        ahead = self._ahead
         try:
-            page = await asyncio.shield(self._ahead)
+            page = await asyncio.shield(ahead)
         except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._ahead is None and task is not None and not task.cancelling():
+                return  # `reread` gave this page up, not this emitter
             self._forget()
             raise
         except Exception:
             self._ahead = None
             raise
+        if self._ahead is not ahead:
+            return  # `reread` came meanwhile: this page begins elsewhere
         self._ahead = None
         if self.closed or self.source is not None:
             return

@@ -28,7 +28,7 @@ from eventstore.errors import (
 )
 from eventstore.events import Event
 from eventstore.feed import Feed, Handle
-from eventstore.registry import Consumer, ConsumerRegistry
+from eventstore.registry import ConsumerRegistry, DirectConsumer
 from eventstore.service import Backoff, Clock, LoopClock, Moments, Tasks, on_sigterm, set_within
 from eventstore.settings import Settings
 from eventstore.subscriptions.cohort import Cohort, cohorts
@@ -36,7 +36,7 @@ from eventstore.subscriptions.delivery import Registration
 from eventstore.subscriptions.emitter import Emitter, Halted, Reclaim
 from eventstore.subscriptions.inlet import Source
 from eventstore.subscriptions.lease import Lease
-from eventstore.subscriptions.ledger import Ledger
+from eventstore.subscriptions.ledger import Ledger, described
 from eventstore.subscriptions.model import Claim, Owned
 from eventstore.subscriptions.policy import load as load_policy
 from eventstore.subscriptions.projecting import ProjectingEmitter
@@ -65,6 +65,19 @@ class Tell(Protocol):
 
     def __call__(self, kind: str, subscription: str | None = None, **payload: Any) -> None:
         """Broadcast; never fails or waits."""
+
+
+class _Consumer(DirectConsumer):
+    """Says so when it is suspended."""
+
+    def __init__(self, handle_event: Callable[[Any], object], on_suspended: Callable[[Handle], None]) -> None:
+        super().__init__(handle_event)
+        self._on_suspended = on_suspended
+
+    def _end(self, reason: BaseException, waiting: BaseException) -> None:
+        super()._end(reason, waiting)
+        if self.suspended:
+            self._on_suspended(self.handle)
 
 
 class Pools:
@@ -112,6 +125,8 @@ class Pools:
         self._withheld: defaultdict[tuple[int, int], int] = defaultdict(int)
         self._crashes: dict[Handle, deque[float]] = {}
         self._revisions: dict[Handle, int] = {}
+        self._suspended: set[Handle] = set()
+        self._joined: UUID | None = None
         self._handlers: dict[str, Registration] = {}
         self._more: dict[str, Registration] = {}
         self.lease = Lease(
@@ -208,7 +223,7 @@ class Pools:
             closing.push_async_callback(self._reading.stop)
             closing.push_async_callback(rounds.stop)
             closing.enter_context(Watchdog(self.settings.lease_ttl, self._in_hand))
-            self._tasks.supervise("lease", self.lease.hold, most=1.0)
+            self._holding = self._tasks.supervise("lease", self.lease.hold, most=1.0)
             self._tasks.supervise("settlements", lambda ok: self._settling.run(lambda: self.lease.node, ok), most=1.0)
             rounds.supervise("rounds", lambda ok: self._rounds(more, ok), most=1.0)
             rounds.supervise("health", self._check_again_and_again, most=1.0)
@@ -244,8 +259,11 @@ class Pools:
             async with asyncio.timeout(LEAVE_WITHIN):
                 await self._settling.store(node, emitters)
                 if node is not None:
+                    # What is given up is not renewed: it would pass for lost, and its partitions with it.
+                    self._holding.cancel()
+                    await asyncio.wait([self._holding])
                     await self.ledger.leave(node)
-                    self._tell("node_left", node_name=self.node_name, incarnation=str(node))
+                    self._tell_of_node("node_left", node)
         except (EventStoreError, TimeoutError) as error:
             reason = error if str(error) else "the database did not answer in time"
             log.warning("could not settle before leaving: %s; what is unsettled is delivered again", reason)
@@ -267,6 +285,9 @@ class Pools:
         loop = asyncio.get_running_loop()
         while True:
             await self.lease.held.wait()
+            if self.lease.node is not None and self.lease.node != self._joined:
+                self._joined = self.lease.node
+                self._tell_of_node("node_joined", self._joined)
             await self.lease.news.wait()
             self.lease.news.clear()
             began = loop.time()
@@ -377,6 +398,8 @@ class Pools:
         kind = ProjectingEmitter if registrations[claim.name].transactional else Emitter
         emitter = kind(claim, registrations[claim.name], policy, self)
         self.halted.pop(emitter.handle, None)
+        if (gone := self._emitters.get(emitter.handle)) is not None:  # of a subscription that had its name before
+            self._lose([gone])
         self._emitters[emitter.handle] = emitter
         self._revisions[emitter.handle] = claim.parked_revision
         self.changed.set()
@@ -402,7 +425,13 @@ class Pools:
 
     # -- ends
 
+    def _tell_of_node(self, kind: str, node: UUID) -> None:
+        self._tell(kind, node_name=self.node_name, incarnation=str(node))
+
     def _lease_lost(self) -> None:
+        if self._joined is not None:
+            self._tell_of_node("node_left", self._joined)
+            self._joined = None
         self._lose(self.emitters)
         self.changed.set()
 
@@ -423,6 +452,7 @@ class Pools:
         """Run it no more. Until it has ended, which a handler can delay, its partition is not claimed again."""
         if self._emitters.get(emitter.handle) is emitter:
             del self._emitters[emitter.handle]
+            self._suspended.discard(emitter.handle)
         task = emitter.task
         emitter.close()
         self.registry.remove_consumer(emitter.handle)
@@ -460,7 +490,8 @@ class Pools:
 
     def _crashed(self, emitter: Emitter, error: BaseException) -> None:
         log.error("the emitter of %s, partition %d crashed", *emitter.handle, exc_info=error)
-        self.tell("emitter_crashed", emitter.claim, error=type(error).__name__, message=str(error)[:1000])
+        message = described(error)[1][:1000]
+        self.tell("emitter_crashed", emitter.claim, error=type(error).__name__, message=message)
         now = self.clock.time()
         crashes = self._crashes.setdefault(emitter.handle, deque(maxlen=CRASHES + 1))
         crashes.append(now)
@@ -504,7 +535,9 @@ class Pools:
                     await self.clock.sleep(pause.next())
         finally:
             self._allow(claim.key)
-        self.tell("partition_halted", claim, error=type(error).__name__, message=str(error)[:1000])
+        about = {"error": type(error).__name__, "message": described(error)[1][:1000]}
+        self.tell("partition_halted", claim, **about)
+        self._tell("subscription_halted", claim.name, partition=claim.partition, **about)
         self.moments.reach("halted", claim)
 
     # -- what emitters ask for
@@ -578,12 +611,18 @@ class Pools:
             self._forget(emitter)
             self._halt(emitter.claim, error)
 
-    async def _start_consumer(self, handle: Handle) -> Consumer:
+    def _start_consumer(self, handle: Handle) -> _Consumer:
         emitter = self._emitters.get(handle)
         if emitter is None:
             raise NoShape(handle)
-        self._tell("emitter_started", handle[0], partition=handle[1])
-        return Consumer(emitter.handle_event)
+        kind = "emitter_resumed" if handle in self._suspended else "emitter_started"
+        self._suspended.discard(handle)
+        self._tell(kind, handle[0], partition=handle[1])
+        return _Consumer(emitter.handle_event, self._consumer_suspended)
+
+    def _consumer_suspended(self, handle: Handle) -> None:
+        self._suspended.add(handle)
+        self._tell("emitter_suspended", handle[0], partition=handle[1])
 
     async def _remove_consumers(self, handles: list[Handle]) -> None:
         for handle in handles:

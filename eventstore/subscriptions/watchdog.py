@@ -58,7 +58,7 @@ class Watchdog:
         self.alarms += 1
         task = asyncio.current_task(self._loop)
         frame = sys._current_frames().get(self._watched)
-        where = "".join(traceback.format_stack(frame, limit=-8)) if frame is not None else "(unknown)"
+        where = "".join(traceback.format_stack(frame, limit=8)) if frame is not None else "(unknown)"
         log.error(
             "the event loop is blocked for more than %.1f s by %s; after %.1f s this node loses its partitions."
             " In hand: %s\n%s",

@@ -15,162 +15,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
-from functools import partial
-from typing import Any, Generic, Protocol, Self, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Mapping
+from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 from eventstore.errors import AlreadyStarted, ConfigurationError, NoProc, NoShape, ShapeRemoved
-from eventstore.mailbox import Mailbox
+from eventstore.registry.consumers import Clock, Consumer, DirectConsumer, Reply, Resting, Suspend, _Untouched
 from eventstore.service import Moments, Tasks
 
-__all__ = ["Clock", "Consumer", "ConsumerRegistry", "Suspend"]
+__all__ = ["ConsumerRegistry"]
 
 H = TypeVar("H", bound=Hashable)
-Reply = asyncio.Future[BaseException | None]
-"""None once the event was handled, else why not: a result in both cases, so that nobody has to retrieve it."""
-
+AnyConsumer: TypeAlias = Consumer | DirectConsumer
+Answer: TypeAlias = Consumer | DirectConsumer | NoShape | NoProc
+Start: TypeAlias = "asyncio.Task[Answer]"
 log = logging.getLogger(__name__)
-
-
-class Suspend(Exception):
-    """Raised by ``handle_event``: end this consumer; a new one gets the event."""
-
-
-class _Untouched(Suspend):
-    """The consumer suspended before it came to this event, which is therefore not the one it suspends over."""
-
-
-class Clock(Protocol):
-    """Tells the time in seconds and calls later; an event loop is one."""
-
-    def time(self) -> float:
-        """Return seconds since any fixed point."""
-
-    def call_later(self, delay: float, callback: Callable[[], object]) -> Any:
-        """Call *callback* once, *delay* seconds from now; what is returned has a ``cancel()``."""
-
-
-class Consumer:
-    """One task that handles events one after another. It starts when a registry takes it, and once only.
-
-    Args:
-        handle_event: handles one event; raises `Suspend` to end until the next event.
-        dependencies: what this consumer needs or feeds; with any it hibernates but never suspends, and a `Suspend`
-            it raises is a crash.
-        maxsize: events that may wait; who publishes one more waits for room.
-
-    Attributes:
-        task: the task, once a registry took it. Cancelling it ends the consumer without removing its shape.
-        handle: what it is registered under.
-        hibernating: it was idle for long; only its task and its empty inbox are left, and no timer.
-        suspended: it ended until the next event, and has no task any more.
-    """
-
-    _registry: ConsumerRegistry[Any]
-    _clock: Clock
-
-    def __init__(
-        self,
-        handle_event: Callable[[Any], Awaitable[object]],
-        *,
-        dependencies: Iterable[Hashable] = (),
-        maxsize: int = 1000,
-    ) -> None:
-        self._handle_event = handle_event
-        self._inbox: Mailbox[tuple[Any, Reply]] = Mailbox(maxsize, "block")
-        self._reply: Reply | None = None  # of the event in hand
-        self._reason: BaseException | None = None  # for all who waited when it ended
-        self._timer: Any = None
-        self._fires = self._deadline = 0.0
-        self.task: asyncio.Task[None] | None = None
-        self.handle: Any = None
-        self.dependencies = tuple(dependencies)
-        self.hibernating = self.suspended = False
-
-    def _begin(self, registry: ConsumerRegistry[Any], handle: Any) -> None:
-        self._clock = registry.clock or asyncio.get_running_loop()
-        self._registry, self.handle = registry, handle
-        self._inbox.name = f"the inbox of {handle!r}"
-        self.task = registry._tasks.spawn(f"{registry.stack_id}: consumer {handle!r}", self._run(registry))
-        # A callback, because a task that is cancelled before its first step never enters its coroutine.
-        self.task.add_done_callback(partial(registry._ended, self))
-        self._rest(registry.hibernate_after)
-
-    async def _run(self, registry: ConsumerRegistry[Any]) -> None:
-        async for event, reply in self._inbox:
-            self._reply, self.hibernating = reply, False
-            try:
-                await self._handle_event(event)
-            except Suspend as why:
-                if self.dependencies:
-                    raise
-                return registry._suspend(self, why)
-            self._reply = None
-            if not reply.done():
-                reply.set_result(None)
-            if not self._inbox.closed:
-                self._rest(registry.hibernate_after)
-            del event, reply  # or an idle consumer would keep its last event
-        return None
-
-    # -- taking events
-
-    def _offer(self, event: Any, reply: Reply) -> bool:
-        """Queue the event, or answer at once that nobody will handle it; False if there is no room."""
-        if self.task is None or self._inbox.closed:
-            reply.set_result(_Untouched() if self.suspended else NoProc(self.handle))
-        elif len(self._inbox) >= self._inbox.maxsize:
-            return False
-        else:
-            self._inbox.put_nowait((event, reply))
-        return True
-
-    async def _put(self, event: Any, reply: Reply) -> None:
-        """Queue the event once there is room; who waited for room when the consumer ended is told why."""
-        await self._inbox.put((event, reply))
-        if self._inbox.closed and not reply.done():
-            reply.set_result(self._reason)
-
-    def _refuse(self, reason: BaseException) -> None:
-        """Take nothing more; *reason* is for those who wait."""
-        self._reason = reason
-        self._inbox.close()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _end(self, reason: BaseException, waiting: BaseException) -> None:
-        """Take nothing more; tell who sent the event in hand *reason*, and those behind it *waiting*."""
-        self._refuse(waiting)
-        if self._reply is not None and not self._reply.done():
-            self._reply.set_result(reason)
-        self._reply = None
-        for _, reply in self._inbox.take_nowait(len(self._inbox)):
-            if not reply.done():
-                reply.set_result(waiting)
-
-    # -- being idle: one timer at most. Events leave it alone; when it fires, it looks whether it is time indeed.
-
-    def _rest(self, seconds: float) -> None:
-        """Be idle *seconds* from now, if nothing comes in between."""
-        self.hibernating = False
-        self._deadline = self._clock.time() + seconds
-        if self._timer is None or self._deadline < self._fires:
-            self._set_timer(seconds)
-
-    def _set_timer(self, seconds: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._fires, self._timer = self._deadline, self._clock.call_later(seconds, self._look)
-
-    def _look(self) -> None:
-        self._timer = None
-        if self._reply is not None or len(self._inbox):
-            return  # it rests anew when that is handled
-        if (left := self._deadline - self._clock.time()) > 0:
-            self._set_timer(left)
-        else:
-            self._registry._idle(self)
 
 
 class ConsumerRegistry(Generic[H]):
@@ -178,7 +36,8 @@ class ConsumerRegistry(Generic[H]):
 
     Args:
         stack_id: names the tasks and log lines.
-        start_consumer: makes the consumer of a handle, ready to handle events; raises `NoShape` if there is none.
+        start_consumer: makes the consumer of a handle, ready to handle events; raises `NoShape` if there is none. A
+            plain function, where it does not have to wait for anything.
         remove_shapes: forgets handles whose consumer crashed, or would not run; a failure is logged.
         hibernate_after: seconds without an event until a consumer is idle.
         suspend: idle consumers end, instead of hibernating.
@@ -195,7 +54,7 @@ class ConsumerRegistry(Generic[H]):
     def __init__(
         self,
         stack_id: str,
-        start_consumer: Callable[[H], Awaitable[Consumer]],
+        start_consumer: Callable[[H], Awaitable[AnyConsumer] | AnyConsumer],
         remove_shapes: Callable[[list[H]], Awaitable[object]],
         *,
         hibernate_after: float = 30.0,
@@ -210,8 +69,8 @@ class ConsumerRegistry(Generic[H]):
         self._start_consumer, self._remove_shapes = start_consumer, remove_shapes
         self.clock, self._rng = clock, rng
         self._tasks, self._closed = Tasks(), False
-        self._entries: dict[H, Consumer] = {}
-        self._starts: dict[H, asyncio.Task[Consumer | NoShape | NoProc]] = {}
+        self._entries: dict[H, AnyConsumer] = {}
+        self._starts: dict[H, Start] = {}
         self._doomed: dict[H, None] = {}
         self._remover: asyncio.Task[None] | None = None
 
@@ -264,7 +123,7 @@ class ConsumerRegistry(Generic[H]):
         return undelivered | {handle: ShapeRemoved(handle) for handle in removed}
 
     async def broadcast(
-        self, calls: Iterable[tuple[H, Any, Consumer | None]]
+        self, calls: Iterable[tuple[H, Any, AnyConsumer | None]]
     ) -> tuple[dict[H, Any], dict[H, BaseException]]:
         """Deliver each event to its consumer, wait for all; None is skipped.
 
@@ -274,48 +133,67 @@ class ConsumerRegistry(Generic[H]):
         suspended = {handle: event for handle, event, consumer, _ in unhandled if consumer.suspended}
         return suspended, {handle: reason for handle, _, consumer, reason in unhandled if not consumer.suspended}
 
-    async def _call(self, calls: Iterable[tuple[H, Any, Consumer]]) -> list[tuple[H, Any, Consumer, BaseException]]:
+    async def _call(
+        self, calls: Iterable[tuple[H, Any, AnyConsumer]]
+    ) -> list[tuple[H, Any, AnyConsumer, BaseException]]:
         """Deliver, wait for all, and return the calls that were not handled, with their reasons."""
         new = asyncio.get_running_loop().create_future
-        sent = [(*call, new()) for call in calls]
+        unhandled: list[tuple[H, Any, AnyConsumer, BaseException]] = []
+        sent: list[tuple[H, Any, Consumer, Reply]] = []
+        for handle, event, consumer in calls:
+            if isinstance(consumer, Consumer):
+                sent.append((handle, event, consumer, new()))
+            elif (why := consumer._call(event)) is not None:
+                unhandled.append((handle, event, consumer, why))
         full = [(consumer, event, reply) for _, event, consumer, reply in sent if not consumer._offer(event, reply)]
         if full:
             async with asyncio.TaskGroup() as group:  # one that is full keeps no other waiting
                 for consumer, event, reply in full:
                     group.create_task(consumer._put(event, reply))
-        return [(h, event, one, why) for h, event, one, reply in sent if (why := await reply) is not None]
+        for handle, event, consumer, reply in sent:
+            if (why := await reply) is not None:
+                unhandled.append((handle, event, consumer, why))
+        return unhandled
 
-    async def _resolve(self, handles: Iterable[H]) -> tuple[dict[H, Consumer], dict[H, BaseException]]:
+    async def _resolve(self, handles: Iterable[H]) -> tuple[dict[H, AnyConsumer], dict[H, BaseException]]:
         """Find or start the consumers; tell for which handles there is none."""
         if self._closed:
             return {}, {handle: NoProc(handle) for handle in handles}
-        found: dict[H, Consumer] = {}
+        found: dict[H, AnyConsumer] = {}
         refused: dict[H, BaseException] = {}
-        starts: dict[H, asyncio.Task[Consumer | NoShape | NoProc]] = {}
+        starts: dict[H, Start] = {}
         for handle in handles:
-            if (consumer := self._entries.get(handle)) is None:
-                starts[handle] = self._start(handle)
+            answer = self._entries.get(handle) or self._start(handle)
+            if isinstance(answer, asyncio.Task):
+                starts[handle] = answer
             else:
-                found[handle] = consumer
+                _sort(handle, answer, found, refused)
         if starts:
             await asyncio.wait(starts.values())  # cancelled, it leaves the starts to the others who wait for them
         for handle, start in starts.items():
-            answer = NoProc(handle) if start.cancelled() else start.result()
-            if isinstance(answer, Consumer):
-                found[handle] = answer
-            else:
-                refused[handle] = answer
+            _sort(handle, NoProc(handle) if start.cancelled() else start.result(), found, refused)
         return found, refused
 
-    def _start(self, handle: H) -> asyncio.Task[Consumer | NoShape | NoProc]:
-        """Join the start of *handle* under way, or begin one."""
-        if handle not in self._starts:
-            self._starts[handle] = self._tasks.spawn(f"{self.stack_id}: start of {handle!r}", self._started(handle))
-        return self._starts[handle]
-
-    async def _started(self, handle: H) -> Consumer | NoShape | NoProc:
+    def _start(self, handle: H) -> Start | Answer:
+        """Start a consumer, or join the start under way; where nothing has to be waited for, the answer is there."""
+        if handle in self._starts:
+            return self._starts[handle]
         try:
-            consumer = await self._start_consumer(handle)
+            starting = self._start_consumer(handle)
+        except (NoShape, NoProc) as reason:
+            return reason
+        if isinstance(starting, (Consumer, DirectConsumer)):
+            self.register_consumer(handle, starting)
+            return starting
+        start = self._tasks.spawn(f"{self.stack_id}: start of {handle!r}", self._started(handle, starting))
+        if isinstance(starting, Coroutine):  # a task that is cancelled before its first step never awaits it
+            start.add_done_callback(lambda _: starting.close())
+        self._starts[handle] = start
+        return start
+
+    async def _started(self, handle: H, starting: Awaitable[AnyConsumer]) -> Answer:
+        try:
+            consumer = await starting
             if handle not in self._entries:  # somebody registered one meanwhile: that one stays
                 self.register_consumer(handle, consumer)
             return self._entries[handle]
@@ -326,7 +204,7 @@ class ConsumerRegistry(Generic[H]):
 
     # -- entries
 
-    def register_consumer(self, handle: H, consumer: Consumer) -> int:
+    def register_consumer(self, handle: H, consumer: AnyConsumer) -> int:
         """Enter *consumer* under *handle* and start it; returns how many entries there are.
 
         Raises:
@@ -337,7 +215,7 @@ class ConsumerRegistry(Generic[H]):
             raise NoProc(handle)
         if (present := self._entries.get(handle)) is consumer:
             return len(self._entries)
-        if present is not None or consumer.task is not None:
+        if present is not None or consumer.handle is not None:
             taken = f"{handle!r} has a consumer" if present is not None else f"the consumer was of {consumer.handle!r}"
             raise AlreadyStarted(f"{taken} already; remove_consumer() comes first, and each start makes a new one")
         consumer._begin(self, handle)
@@ -345,16 +223,17 @@ class ConsumerRegistry(Generic[H]):
         self.moments.reach("started", handle)
         return len(self._entries)
 
-    def whereis(self, handle: H) -> Consumer | None:
+    def whereis(self, handle: H) -> AnyConsumer | None:
         """Return the consumer of *handle*, which may be dead."""
         return self._entries.get(handle)
 
     def remove_consumer(self, handle: H) -> None:
         """Forget the consumer of *handle*, if there is one, and cancel it; the next publish starts another."""
         consumer = self._entries.pop(handle, None)
-        if consumer is not None and consumer.task is not None:
+        if consumer is not None:
             consumer._refuse(NoProc(handle))
-            consumer.task.cancel()
+            if consumer.task is not None:
+                consumer.task.cancel()
 
     def handles(self) -> list[H]:
         """Return the handles of all entries."""
@@ -379,17 +258,17 @@ class ConsumerRegistry(Generic[H]):
             raise ConfigurationError(f"not 0 < hibernate_after ({hibernate_after}) < jitter_period ({jitter_period})")
         self.hibernate_after, self.suspend = hibernate_after, True
         for consumer in self._entries.values():
-            if consumer.task is not None and not consumer.task.done():
+            if consumer._alive:
                 consumer._rest(hibernate_after + (jitter_period - hibernate_after) * self._rng())
         return len(self._entries)
 
-    def _idle(self, consumer: Consumer) -> None:
+    def _idle(self, consumer: Resting) -> None:
         if self.suspend and not consumer.dependencies:
             return self._suspend(consumer, Suspend())
         consumer.hibernating = True
         return self.moments.reach("hibernated", consumer.handle)
 
-    def _suspend(self, consumer: Consumer, why: Suspend) -> None:
+    def _suspend(self, consumer: Resting, why: Suspend) -> None:
         """Forget it and let its task end, in one step: who publishes next starts another."""
         if self._entries.get(consumer.handle) is consumer:
             del self._entries[consumer.handle]
@@ -406,7 +285,15 @@ class ConsumerRegistry(Generic[H]):
         crash = _crash(task)
         reason = NoProc(consumer.handle) if crash is None else crash
         consumer._end(reason, reason)
-        if crash is not None and self._entries.get(consumer.handle) is consumer:
+        if crash is not None:
+            self._note_crash(consumer)
+
+    def _crashed(self, consumer: DirectConsumer, error: Exception) -> None:
+        consumer._refuse(error)
+        self._note_crash(consumer)
+
+    def _note_crash(self, consumer: Resting) -> None:
+        if self._entries.get(consumer.handle) is consumer:
             self._doom(consumer.handle)
             self.moments.reach("crashed", consumer.handle)
 
@@ -440,3 +327,10 @@ def _crash(task: asyncio.Task[None]) -> BaseException | None:
         return task.exception()
     except asyncio.CancelledError as error:
         return None if task.cancelling() else error
+
+
+def _sort(handle: H, answer: Answer, found: dict[H, AnyConsumer], refused: dict[H, BaseException]) -> None:
+    if isinstance(answer, (Consumer, DirectConsumer)):
+        found[handle] = answer
+    else:
+        refused[handle] = answer
