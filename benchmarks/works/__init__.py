@@ -10,6 +10,7 @@ from benchmarks.works import (
     peer_message_db,
     pubsub,
     reads,
+    subscriptions,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "peer_message_db",
     "pubsub",
     "reads",
+    "subscriptions",
 ]
