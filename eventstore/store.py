@@ -709,13 +709,16 @@ class EventStore:
     ) -> Subscription:
         """Store a subscription, or find the same definition stored already. Call it at every start.
 
+        A definition is all of this but *pool_size*.
+
         Args:
             pool_size: number of partitions, 1 to 1024: how many events are handled at once. Order holds per stream.
                 It is the size to begin with; `subscriptions.resize` changes it for good.
             after: a position (exclusive), ``"current"``, or a time; resolved once, when it is stored.
-            policy: what happens to events whose handler fails.
+            policy: what happens to events whose handler fails; by default it is called five times, then the event is
+                parked, and the later events of its stream queue behind it.
             sink: where to deliver without a handler: ``pubsub:<topic>``, ``https://…``, ``http://…`` or ``stdout``.
-            sink_options: see the sink.
+            sink_options: how, by name; each sink has its own, see `check_sink`.
 
         Raises:
             SubscriptionExists: the name is taken by another definition; the error names what differs.
@@ -742,7 +745,7 @@ class EventStore:
         await self.subscriptions.delete(name)
 
     def use(self, middleware: Middleware) -> Middleware:
-        """Put *middleware* around every handler and projection registered with this store, the first one outermost.
+        """Put *middleware* around every handler and projection of this store, the first one outermost; not around sinks.
 
         It takes what delivers and returns what is called in its place::
 
@@ -783,6 +786,8 @@ class EventStore:
             batch_size: above 1 it is called with a list of up to so many events. A batch that fails is delivered again
                 event by event, as lists of one.
             ack: ``"manual"``: returning settles nothing; ``delivery.ack()``, ``nack()`` or ``park()`` does, whenever.
+                Meanwhile other streams go on, up to `Settings.window` events. Without a ``timeout`` in the policy a
+                word that never comes is waited for without end.
 
         Raises:
             AlreadyStarted: the subscription has a handler, or the emitters run already.
@@ -817,7 +822,8 @@ class EventStore:
         """Register a projection: ``async def project(events, tx)`` or ``project(events, tx, delivery)``.
 
         Exactly once: *tx* is an asyncpg connection inside the transaction that ends with the checkpoint, so that what
-        is written through it is there if and only if the events are settled. It must not commit or roll back itself.
+        is written through it is there if and only if the events are settled. It must not commit or roll back itself,
+        nor leave *tx* idle for longer than `Settings.lease_ttl`: Postgres ends it then.
         A batch that fails is rolled back and delivered event by event; nothing overtakes an event that is tried again.
 
         Args:

@@ -94,7 +94,7 @@ class Subscriptions:
         return changed
 
     async def ack(self, name: str, position: int) -> int:
-        """Settle everything up to *position* from outside; running emitters go on behind it.
+        """Settle everything up to *position* from outside; deliveries under way are cancelled, and go on behind it.
 
         Returns:
             How many partitions moved; those that were further change nothing.
@@ -110,7 +110,7 @@ class Subscriptions:
         """Deliver again what comes after a position, a time (of `recorded_at`), or an event.
 
         Parked events behind it are forgotten, since they come again, and halted partitions go on. A partition that has
-        not come so far stays where it is.
+        not come so far stays where it is. Deliveries under way are cancelled, and nothing of them is settled.
 
         Raises:
             CheckpointAheadOfLog: *after* lies beyond the log.
@@ -148,6 +148,8 @@ class Subscriptions:
 
     async def wait_for(self, name: str, position: int, *, timeout: float | None = None) -> None:
         """Wait until everything up to *position* is handled and settled, as to read your own writes.
+
+        What was parked or skipped counts as settled. While it is paused, or nobody runs it, this waits.
 
         Raises:
             TimeoutError: *timeout* seconds passed.

@@ -72,7 +72,8 @@ class Delivery:
     Attributes:
         subscription: its name.
         partition: number of the partition, from 0.
-        epoch: raised by every new owner of the partition; what is written elsewhere can be fenced by it.
+        epoch: raised by every new owner of the partition; what is written elsewhere can be fenced by it. It says
+            nothing about other partitions.
         attempt: 1 for the first delivery by this owner; more after the handler failed.
     """
 

@@ -72,8 +72,9 @@ class FailurePolicy:
         delay_max: the longest pause in seconds.
         factor: each pause is so many times the one before.
         timeout: seconds a delivery may take before it counts as failed; None: any time.
-        then: ``park_key`` also holds back the later events of the key; ``park_event`` lets them overtake it; ``skip``
-            records the event and goes on; ``halt`` stops the partition.
+        then: what follows the last attempt. ``park_key`` sets the event aside and holds back the later events of its
+            key, which is its stream; ``park_event`` lets them overtake it; ``skip`` records the event and goes on;
+            ``halt`` stops the partition until it is resumed.
 
     Raises:
         ConfigurationError: a value is out of range; the message names the field.

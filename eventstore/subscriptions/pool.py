@@ -258,6 +258,10 @@ class Pools:
         try:
             async with asyncio.timeout(LEAVE_WITHIN):
                 await self._settling.store(node, emitters)
+        except (EventStoreError, TimeoutError) as error:
+            self._warn_unsettled(error)
+        try:
+            async with asyncio.timeout(LEAVE_WITHIN):
                 if node is not None:
                     # What is given up is not renewed: it would pass for lost, and its partitions with it.
                     self._holding.cancel()
@@ -265,14 +269,17 @@ class Pools:
                     await self.ledger.leave(node)
                     self._tell_of_node("node_left", node)
         except (EventStoreError, TimeoutError) as error:
-            reason = error if str(error) else "the database did not answer in time"
-            log.warning("could not settle before leaving: %s; what is unsettled is delivered again", reason)
+            self._warn_unsettled(error)
         else:
             for emitter in emitters:
                 self._tell_released(emitter)
         for emitter in emitters:
             self._forget(emitter)
         self.lease.node = None
+
+    def _warn_unsettled(self, error: Exception) -> None:
+        reason = error if str(error) else "the database did not answer in time"
+        log.warning("could not settle, or give back, before leaving: %s; what is unsettled is delivered again", reason)
 
     def _tell_released(self, emitter: Emitter) -> None:
         log.info("released %s, partition %d, epoch %d", *emitter.handle, emitter.claim.epoch)
