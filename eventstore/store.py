@@ -745,9 +745,9 @@ class EventStore:
         await self.subscriptions.delete(name)
 
     def use(self, middleware: Middleware) -> Middleware:
-        """Put *middleware* around every handler and projection of this store, the first one outermost; not around sinks.
+        """Put *middleware* around every handler and projection of this store, the first one outermost.
 
-        It takes what delivers and returns what is called in its place::
+        Sinks have none. It takes what delivers and returns what is called in its place::
 
             @store.use
             def timed(call):

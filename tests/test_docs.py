@@ -28,11 +28,13 @@ import pytest
 import eventstore
 import eventstore.lifecycle
 import eventstore.pubsub
+import eventstore.registry
 import eventstore.sinks
 import eventstore.tracker
-from eventstore import EventStore, Settings, errors
+from eventstore import EventStore, FailurePolicy, Settings, errors
 from eventstore.cli import COMMANDS, main
 from eventstore.event_types import event_types
+from eventstore.subscriptions.admin import Subscriptions
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -246,6 +248,11 @@ NAMES = {
     "pubsub": eventstore.pubsub.__all__,
     "tracker": eventstore.tracker.__all__,
     "lifecycle": eventstore.lifecycle.__all__,
+    "kinds": list(eventstore.lifecycle.StoreKind),
+    "registry": eventstore.registry.__all__,
+    "operations": [name for name in vars(Subscriptions) if not name.startswith("_")],
+    "failure policy": [one.name for one in fields(FailurePolicy)],
+    "delivery": ["ack", "attempt", "epoch", "nack", "park", "partition", "subscription"],
     "sinks": eventstore.sinks.__all__,
 }
 
@@ -253,6 +260,18 @@ NAMES = {
 @pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
 def test_no_public_name_is_left_out(names: list[str]) -> None:
     assert not [name for name in names if not re.search(rf"\b{name}\b", ALL)]
+
+
+def test_the_table_of_settings_shows_every_default() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    table = page.partition("## Settings")[2].partition("\n## ")[0]
+    shown = dict(re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", table, re.MULTILINE))
+    known = {one.name: getattr(Settings(), one.name) for one in fields(Settings)}
+    assert {name: as_shown(value) for name, value in known.items()} == shown
+
+
+def as_shown(value: Any) -> str:
+    return "none" if value is None else f"`{value}`" if isinstance(value, bool) else f"{value:,g}"
 
 
 def test_no_command_and_no_function_for_other_languages_is_left_out() -> None:

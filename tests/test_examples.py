@@ -12,6 +12,9 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
+from eventstore import EventStore
+from eventstore.pubsub import Mailbox
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -73,3 +76,38 @@ async def test_two_processes_show_who_is_in_the_room_and_what_is_said(db: str) -
         await event(ada, "here", ["ada"])
         for writer in (ada_ends, bob_ends, said):
             writer.close()
+
+
+async def shown(*command: str, dsn: str) -> str:
+    """Return what a process prints, once it has ended well."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *command, cwd=ROOT, env={**os.environ, "EVENTSTORE_DSN": dsn}, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    return out.decode()
+
+
+async def test_a_worker_adds_deposits_up_and_writes_letters(db: str) -> None:
+    async with asyncio.timeout(60):
+        worker = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "eventstore.cli", "work", "--app", "examples.subscriptions:store",
+            cwd=ROOT, env={**os.environ, "EVENTSTORE_DSN": db}, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        async with EventStore(db) as store:
+            await declared(store, "letters")  # only what comes from now on gets a letter
+            said = await shown("-m", "examples.subscriptions", "ada", "10", dsn=db)
+        assert said == "ada: deposit number 1 is in the balance\n"
+        assert worker.stdout is not None
+        assert await worker.stdout.readline() == b"letter to ada: 10 arrived\n"
+        worker.terminate()
+        await worker.communicate()
+    assert worker.returncode == 0
+
+
+async def declared(store: EventStore, name: str) -> None:
+    """Wait until the worker has stored its subscription, which it tells as it does so."""
+    mailbox = Mailbox[Any]()
+    store.lifecycle.subscribe(store.lifecycle.subscriptions_topic(), mailbox)
+    while name not in [one.name for one in await store.subscriptions.list()]:
+        await mailbox.get()

@@ -128,8 +128,8 @@ class ProjectingEmitter(Emitter):
             async with self._host.database.acquire() as connection:
                 begun = True
                 transaction = connection.transaction()
-                await transaction.start()
                 try:
+                    await transaction.start()
                     failure = await self._run_in(connection, events, delivery)
                     if failure is None and not await settle(connection):
                         raise LeaseLost(f"{self.claim.name!r}, partition {self.claim.partition}: another owner")
@@ -216,3 +216,4 @@ async def _rolled_back(connection: Connection, transaction: Any) -> None:
             await transaction.rollback()
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
             log.debug("a transaction could not be rolled back; its connection goes", exc_info=True)
+            connection.terminate()

@@ -97,6 +97,23 @@ async def test_a_replay_of_a_key_ends_when_its_event_fails_again(ledger: Ledger,
     ]  # fmt: skip
 
 
+async def test_what_queues_behind_events_to_be_replayed_is_to_be_replayed_too(ledger: Ledger, claim: Claim) -> None:
+    await ledger.settle_one(claim, 1, [failed(1), queued(3)])
+    assert await ledger.replayable(claim, 10) == []
+    await ledger.replay_parked("s", key="a")
+    await ledger.settle_one(claim, 5, [queued(5)])
+    assert [one.position for one in await ledger.replayable(claim, 10)] == [1, 3, 5]
+
+
+async def test_what_queues_behind_nothing_since_an_operator_discarded_it_is_to_be_replayed(
+    ledger: Ledger, claim: Claim
+) -> None:
+    await ledger.settle_one(claim, 1, [failed(1)])
+    await ledger.discard_parked("s", key="a")
+    await ledger.settle_one(claim, 3, [queued(3)])
+    assert [one.position for one in await ledger.replayable(claim, 10)] == [3]
+
+
 async def test_what_was_handled_in_a_replay_is_forgotten(ledger: Ledger, claim: Claim) -> None:
     await ledger.settle_one(claim, 5, [failed(1), queued(3)])
     assert await ledger.closed_keys(claim, ["s:a", "s:b"]) == {"s:a"}
