@@ -206,10 +206,9 @@ class SubscriptionExists(EventStoreError):
 
     def __init__(self, name: str, fields: Iterable[str]) -> None:
         self.name, self.fields = name, tuple(fields)
-        super().__init__(
-            f"subscription {name!r} exists with another {', '.join(self.fields)}; "
-            "delete it first, or choose another name"
-        )
+        keeps_its_place = {"policy", "sink", "sink_options"}.issuperset(self.fields)
+        cure = "change it with subscriptions.update()" if keeps_its_place else "delete it first, or choose another name"
+        super().__init__(f"subscription {name!r} exists with another {', '.join(self.fields)}; {cure}")
 
 
 class SubscriptionNotFound(EventStoreError, LookupError):

@@ -48,14 +48,13 @@ from eventstore.selectors import All, Selector, check_selector
 from eventstore.service import Backoff, Tasks, set_within, to_its_end
 from eventstore.settings import Settings
 from eventstore.signals import Signals
-from eventstore.sinks import check_sink
 from eventstore.subscriptions.admin import Subscriptions
 from eventstore.subscriptions.delivery import Middleware, Registration, caused
 from eventstore.subscriptions.ledger import Ledger
 from eventstore.subscriptions.model import After, Node, Subscription, check_subscription_name
+from eventstore.subscriptions.options import encode_options
 from eventstore.subscriptions.outlets import Outlets, is_delivery_topic
 from eventstore.subscriptions.policy import FailurePolicy
-from eventstore.subscriptions.policy import dump as dump_policy
 from eventstore.subscriptions.pool import Pools
 from eventstore.subscriptions.registering import (
     AnyHandler,
@@ -685,9 +684,12 @@ class EventStore:
         """
         if now is not None:
             reading.check_time("now", now)
-        return await living.scavenge(
+        done = await living.scavenge(
             self._database, self.schema, batch=batch, pause=pause, dry_run=dry_run, now=now, on_batch=on_batch
         )
+        if not dry_run:
+            self.lifecycle.tell(StoreKind.SCAVENGED, events=done.events)
+        return done
 
     # -- subscriptions
 
@@ -724,14 +726,7 @@ class EventStore:
             SubscriptionExists: the name is taken by another definition; the error names what differs.
             ConfigurationError: a value is out of range.
         """
-        options: dict[str, Any] = {}
-        if policy is not None and (differing := dump_policy(policy)):
-            options["policy"] = differing
-        if sink is not None:
-            check_sink(sink, sink_options or {})
-            options |= {"sink": sink} | ({"sink_options": dict(sink_options)} if sink_options else {})
-        elif sink_options:
-            raise ConfigurationError("sink_options go with a sink")
+        options = encode_options(policy, sink, sink_options)
         stored, created = await self._ledger.create_if_new(
             name, selector, after=after, pool_size=pool_size, options=options
         )
@@ -865,13 +860,15 @@ class EventStore:
         if definition is not None:
             self._declared[registration.name] = definition
 
-    async def run(self, *, drain_grace: float | None = None) -> None:
+    async def run(self, *, drain_grace: float | None = None, handle_sigterm: bool = True) -> None:
         """Deliver events until cancelled: to the handlers, to sinks, and to mailboxes of ``subscription:<name>``.
 
         SIGTERM, and closing the store, drain: what is being handled is finished and settled, then `run` returns.
 
         Args:
             drain_grace: seconds that handlers may take to finish then; by default `Settings.drain_grace`.
+            handle_sigterm: False leaves the signal to the program, as inside of a web server, which closes the store
+                when it ends.
 
         Raises:
             SubscriptionNotFound: a handler names a subscription that is neither stored nor declared.
@@ -881,7 +878,11 @@ class EventStore:
             log.warning("no handler is registered: only sinks, and mailboxes of subscription:<name>, are delivered to")
         handlers = {name: wrapped(one, self._middleware) for name, one in self._handlers.items()}
         grace = self.settings.drain_grace if drain_grace is None else drain_grace
-        await self._pools.run(handlers, self._prepared, self._outlets.registrations, grace)
+        await self._pools.run(handlers, self._prepared, self._outlets.registrations, grace, handle_sigterm)
+
+    async def started(self) -> None:
+        """Wait until `run` has stored what handlers declare and has claimed this node's first partitions."""
+        await self._pools.ready.wait()
 
     @asynccontextmanager
     async def _prepared(self) -> AsyncIterator[None]:

@@ -5,8 +5,9 @@
 -- buckets of several old ones and starts where the least of them stands; for the others the floors tell which events
 -- on the way are settled already.
 --
--- Every epoch rises, those of rows that a smaller pool has no use for as well: they stay, because a partition that came
--- back with an epoch it had before would let an old owner write.
+-- Every epoch rises above all that there were, so that a stream which moves to another partition never meets a lower
+-- one: who fences by it outside relies on that. Rows that a smaller pool has no use for stay, because a partition that
+-- came back with an epoch it had before would let an old owner write.
 create function @schema@.apply_resize_v1(p_subscription bigint) returns void
 language plpgsql volatile
 set search_path = pg_catalog, @schema@, pg_temp
@@ -23,7 +24,7 @@ begin
       join checkpoints c on c.subscription_id = p_subscription and c.partition = b % v_row.pool_size;
     select max(c.epoch) + 1, max(c.parked_revision) + 1 into v_epoch, v_revision
       from checkpoints c where c.subscription_id = p_subscription;
-    update checkpoints c set epoch = c.epoch + 1, parked_revision = c.parked_revision + 1
+    update checkpoints c set epoch = v_epoch, parked_revision = v_revision
      where c.subscription_id = p_subscription and c.partition >= v_row.resize_to;
     insert into checkpoints as c (subscription_id, partition, position, epoch, halted, parked_revision)
     select p_subscription, b % v_row.resize_to, min(v_done[b + 1]), v_epoch,
@@ -32,8 +33,7 @@ begin
       join checkpoints o on o.subscription_id = p_subscription and o.partition = b % v_row.pool_size
      group by b % v_row.resize_to
     on conflict (subscription_id, partition) do update
-       set position = excluded.position, epoch = c.epoch + 1, halted = excluded.halted,
-           parked_revision = c.parked_revision + 1;
+       set position = excluded.position, epoch = v_epoch, halted = excluded.halted, parked_revision = v_revision;
     update subscriptions s set pool_size = s.resize_to, resize_to = null where s.id = p_subscription;
     update subscriptions s set floors = useful_floors_v1(s.id, v_done) where s.id = p_subscription;
 end

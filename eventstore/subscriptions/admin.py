@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal, TypeAlias
+from types import EllipsisType
+from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
 from eventstore.errors import ConfigurationError
@@ -12,6 +14,8 @@ from eventstore.log.read import check_position
 from eventstore.service import Backoff, set_within
 from eventstore.subscriptions.ledger import Ledger
 from eventstore.subscriptions.model import Lag, Parked, Partition, Rewound, Subscription, check_subscription_name
+from eventstore.subscriptions.options import changed_options
+from eventstore.subscriptions.policy import FailurePolicy
 from eventstore.subscriptions.pool import Pools, Tell
 from eventstore.subscriptions.wanted import Wanted
 
@@ -120,6 +124,33 @@ class Subscriptions:
         self._pools.look()
         self._tell("subscription_rewound", name, position=rewound.after, parked=rewound.parked)
         return rewound
+
+    async def update(
+        self,
+        name: str,
+        *,
+        policy: FailurePolicy | EllipsisType | None = ...,
+        sink: str | EllipsisType | None = ...,
+        sink_options: Mapping[str, Any] | EllipsisType | None = ...,
+    ) -> bool:
+        """Change the failure policy or the sink of a subscription, which keeps its place; what is ``...`` stays.
+
+        Definitions are compared at every start: change the code that declares it as well.
+
+        Args:
+            policy: None: the usual one.
+            sink: None: none, so that it waits for a handler.
+
+        Returns:
+            False if it was so already.
+
+        Raises:
+            ConfigurationError: the sink is none, or its options are not its own.
+        """
+        stored = await self._ledger.get(name)
+        changed = await self._ledger.update(name, changed_options(stored.options, policy, sink, sink_options))
+        self._pools.look()
+        return changed
 
     async def resize(self, name: str, pool_size: int, *, timeout: float | None = None) -> None:
         """Change the number of partitions, under load: nothing is lost, delivered twice or out of order.

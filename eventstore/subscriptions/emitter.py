@@ -108,6 +108,7 @@ class Emitter:
         "_retries",
         "_stale",
         "_unwritten",
+        "_warned",
         "_woken",
         "claim",
         "closed",
@@ -140,6 +141,7 @@ class Emitter:
         self._stale = claim.parked
         self._replays = False
         self._caught_up = False
+        self._warned = 0
         self._retries: list[tuple[float, int, Event, int, Delivery | None]] = []
         self._blocked: dict[str, deque[Event]] = {}
         self._ready: deque[Event] = deque()
@@ -315,7 +317,20 @@ class Emitter:
         unstored, window = self.progress.unstored, self._host.settings.window
         if unstored * 2 >= window:
             self._host.moved(self, hurry=True)
+            if unstored >= window:
+                self._warn_of_full_window()
         return unstored < window
+
+    def _warn_of_full_window(self) -> None:
+        """Say, once until it moves, which event holds up a partition: one that is tried again, or never settled."""
+        held_by = self.progress.settled + 1
+        if self.progress.in_flight and self._warned != held_by:
+            self._warned = held_by
+            log.warning(
+                "%s, partition %d waits for the event at %d, which is neither settled nor given up: "
+                "%d later ones are handled and cannot be settled before it",
+                *self.handle, held_by, self.progress.unstored - self.progress.in_flight,
+            )  # fmt: skip
 
     @property
     def _full(self) -> bool:
@@ -453,7 +468,7 @@ class Emitter:
             return
         self._host.moments.reach("failed", outcome.error)
         step = self._step(attempt, outcome)
-        what = f"again in {step.seconds:.1f} s" if isinstance(step, Retry) else type(step).__name__.lower()
+        what = f"again in {outcome.pause(step.seconds):.1f} s" if isinstance(step, Retry) else _name(step)
         log.warning(
             "%s, partition %d: delivery %d of the event at %d failed, %s",
             *self.handle, attempt, event.position, what, exc_info=outcome.error,
@@ -526,7 +541,7 @@ class Emitter:
         kind = "event_parked" if row.state == "parked" else "event_skipped"
         self._host.moments.reach(row.state, row)
         self._host.tell(
-            kind, self.claim, position=row.position, key=row.key, attempts=row.attempts, error=row.error,
+            kind, self.claim, position=row.position, key=row.key[2:], attempts=row.attempts, error=row.error,
             message=row.message,
         )  # fmt: skip
 
@@ -599,14 +614,14 @@ class Emitter:
             raise LeaseLost(f"{self.claim.name!r}, partition {self.claim.partition} belongs to another node")
         if not failed:
             self._host.moments.reach("replayed", row)
-            self._host.tell("event_replayed", self.claim, position=row.position, key=row.key)
+            self._host.tell("event_replayed", self.claim, position=row.position, key=row.key[2:])
         else:
             self._written_again(failed[0])
 
     def _written_again(self, row: Failed) -> None:
         self._host.moments.reach("parked", row)
         self._host.tell(
-            "event_parked", self.claim, position=row.position, key=row.key, attempts=row.attempts, error=row.error,
+            "event_parked", self.claim, position=row.position, key=row.key[2:], attempts=row.attempts, error=row.error,
             message=row.message,
         )  # fmt: skip
 
@@ -625,6 +640,10 @@ class Emitter:
         self._replays = not all(open_again)
         if not len(self._gate):
             self._gate = None
+
+
+def _name(step: Park | Skip | Halt) -> str:
+    return {Park: "parked", Skip: "skipped", Halt: "the partition halts"}[type(step)]
 
 
 class _Said:

@@ -41,6 +41,7 @@ from eventstore.subscriptions.model import (
     decode_after,
     encode_after,
 )
+from eventstore.subscriptions.options import differing_options
 
 __all__ = ["Ledger", "described", "storable"]
 
@@ -108,9 +109,11 @@ class Ledger:
                 pool_size,
             )
         )[0]
+        stored = await self.get(name)
         if not row["created"] and row["differing"]:
-            raise SubscriptionExists(name, row["differing"])
-        return await self.get(name), row["created"]
+            named = differing_options(stored.options, options or {})
+            raise SubscriptionExists(name, [*(one for one in row["differing"] if one != "options"), *named])
+        return stored, row["created"]
 
     async def get(self, name: str) -> Subscription:
         """Return one subscription (`SubscriptionNotFound`)."""
@@ -271,6 +274,11 @@ class Ledger:
         check_subscription_name(name)
         row = (await self._database.rows("rewind_subscription_v1", name, json.dumps(_place(after))))[0]
         return Rewound(row["after"], row["partitions"], row["parked"])
+
+    async def update(self, name: str, options: dict[str, Any]) -> bool:
+        """Replace the options; False if they are so already (`SubscriptionNotFound`)."""
+        check_subscription_name(name)
+        return bool(await self._database.value("update_subscription_v1", name, json.dumps(options)))
 
     async def resize(self, name: str, pool_size: int) -> bool:
         """Change the number of partitions; False: once those who run them have given them back.

@@ -87,6 +87,7 @@ class Pools:
         moments: ``claimed``, ``lost``, ``released`` and ``halted`` (with the claim), ``settled`` (with how many
             checkpoints), ``renewed``, ``draining``, ``round``, ``checked``, and those of the emitters.
         changed: set whenever `holdings` may have changed; whoever waits for it clears it.
+        ready: set while `run` is under way and the first round is over.
         halted: the partitions that this node halted, by subscription and number, with the error.
     """
 
@@ -114,6 +115,7 @@ class Pools:
         self._stopped: set[str] = set()
         self._awaited: list[tuple[str, int]] = []  # also by those who waited before `run`
         self.halted: dict[Handle, BaseException] = {}
+        self.ready = asyncio.Event()
         self._new_run()
         feed.deliver_to(self)
 
@@ -171,7 +173,8 @@ class Pools:
 
     async def start(self, _dsn: str, _schema: str) -> None:
         """Let `run` be called."""
-        self._new_run()  # of this event loop
+        self.ready = asyncio.Event()  # of this event loop, as all that a run has
+        self._new_run()
         self._closed = False
 
     async def stop(self) -> None:
@@ -190,6 +193,7 @@ class Pools:
         prepared: Callable[[], AbstractAsyncContextManager[None]],
         more: Callable[[], Awaitable[Iterable[Registration]]],
         drain_grace: float,
+        handle_sigterm: bool = True,
     ) -> None:
         """Enter *prepared*, then claim and emit until drained. SIGTERM drains.
 
@@ -211,7 +215,8 @@ class Pools:
         self._ended.clear()
         async with AsyncExitStack() as closing:
             closing.callback(self._end)
-            closing.enter_context(on_sigterm(self.drain))
+            if handle_sigterm:
+                closing.enter_context(on_sigterm(self.drain))
             await closing.enter_async_context(prepared())
             if self._draining.is_set():
                 return
@@ -233,6 +238,7 @@ class Pools:
 
     def _end(self) -> None:
         self._active = False
+        self.ready.clear()
         self.halted.clear()
         self._ended.set()
         self.changed.set()
@@ -309,6 +315,7 @@ class Pools:
                 self.lease.news.set()
                 raise
             healthy()
+            self.ready.set()
             self.moments.reach("round")
             # Rounds over very many partitions take at most a fifth of the time.
             await asyncio.sleep(min(1.0, 4 * (loop.time() - began)))

@@ -131,14 +131,15 @@ class ProjectingEmitter(Emitter):
                 try:
                     await transaction.start()
                     failure = await self._run_in(connection, events, delivery)
-                    if failure is None and not await settle(connection):
+                    failure = failure or (_misuse(connection) if events else None)
+                    if failure is None and not await self._settled(settle, connection):
                         raise LeaseLost(f"{self.claim.name!r}, partition {self.claim.partition}: another owner")
                 except BaseException:
                     await _rolled_back(connection, transaction)
                     raise
                 if failure is not None:
                     await _rolled_back(connection, transaction)
-                    if _gone(connection) and not isinstance(failure.error, _Frozen):
+                    if _gone(connection) and not isinstance(failure.error, TransactionTimedOut):
                         raise Reclaim from failure.error
                     return failure
                 with mapped_errors():
@@ -154,6 +155,15 @@ class ProjectingEmitter(Emitter):
             return Outcome(error)
         return DONE
 
+    async def _settled(self, settle: Any, connection: Connection) -> bool:
+        try:
+            return bool(await settle(connection))
+        except DatabaseUnavailable as error:
+            if isinstance(error.__cause__, asyncpg.InterfaceError) and not _gone(connection):
+                connection.terminate()
+                raise EventStoreError("the projection left something running on its transaction") from error
+            raise
+
     async def _run_in(self, connection: Connection, events: list[Event], delivery: Delivery) -> Outcome | None:
         # A holder that is frozen blocks nobody longer than its lease.
         limit = max(1, int(self._host.settings.lease_ttl * 1000))
@@ -163,7 +173,9 @@ class ProjectingEmitter(Emitter):
         began = self._host.clock.time()
         outcome = await self._called(events, delivery, connection)
         if _gone(connection) and self._host.clock.time() - began >= self._host.settings.lease_ttl:
-            return Outcome(_Frozen(f"its transaction was idle for longer than a lease ({limit / 1000:g} s)"))
+            return Outcome(
+                TransactionTimedOut(f"its transaction was idle for longer than a lease ({limit / 1000:g} s)")
+            )
         return None if outcome is None or outcome.error is None else outcome
 
     def _projected(self, events: list[Event], rows: list[Failed]) -> None:
@@ -191,16 +203,22 @@ class ProjectingEmitter(Emitter):
             await self._replayed(row, outcome)
             return False
         self._host.moments.reach("replayed", row)
-        self._host.tell("event_replayed", self.claim, position=row.position, key=row.key)
+        self._host.tell("event_replayed", self.claim, position=row.position, key=row.key[2:])
         return True
 
 
-class _Frozen(TimeoutError):
+class TransactionTimedOut(TimeoutError):
     """Postgres ended the session: nothing was committed, and the handler is the cause."""
 
 
 class _NotBegun(Exception):
     """There was no connection: nothing has happened."""
+
+
+def _misuse(connection: Connection) -> Outcome | None:
+    if not _gone(connection) and not connection.is_in_transaction():
+        return Outcome(EventStoreError("the projection ended its transaction itself: it must not commit or roll back"))
+    return None
 
 
 def _gone(connection: Connection) -> bool:

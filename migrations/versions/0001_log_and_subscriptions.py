@@ -301,6 +301,7 @@ FUNCTIONS = (
     "time_bounds_v1",
     "try_stripes_v1",
     "useful_floors_v1",
+    "update_subscription_v1",
     "uuid_v7_v1",
     "version_after_v1",
     "wanted_partitions_v1",
