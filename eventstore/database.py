@@ -194,10 +194,16 @@ def _opening(dsn: str) -> Iterator[None]:
 
 
 class Database:
-    """A pool of connections to one schema, and the only way this package calls SQL."""
+    """A pool of connections to one schema, and the only way this package calls SQL.
 
-    def __init__(self, settings: Settings, connections: int) -> None:
-        self._settings, self._connections = settings, connections
+    Args:
+        connections: how many at most; the first one is opened by `start`.
+        lent: for code that is not this package's. They are as asyncpg opens them, the first one when it is needed, and
+            reset before they are used again.
+    """
+
+    def __init__(self, settings: Settings, connections: int, *, lent: bool = False) -> None:
+        self._settings, self._connections, self._lent = settings, connections, lent
         self._prefix = ""
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._lost: set[Callable[[], None]] = set()
@@ -243,18 +249,21 @@ class Database:
                 max_inactive_connection_lifetime=0,
                 max_queries=sys.maxsize,
                 # Calls leave no session state behind, so there is nothing to reset.
-                reset=_nothing,
-                init=self._prepare,
+                reset=None if self._lent else _nothing,
+                init=None if self._lent else self._prepare,
                 timeout=self._settings.connect_timeout,
                 statement_cache_size=self._settings.statement_cache_size,
                 server_settings={"application_name": "eventstore"},
             )
+            self._pool = pool
+            if self._lent:
+                return
             try:
                 await pool.release(await pool.acquire())
             except BaseException:
+                self._pool = None
                 pool.terminate()
                 raise
-            self._pool = pool
         try:
             await self._check_revision(schema)
         except BaseException:
@@ -297,7 +306,7 @@ class Database:
             except BaseException:
                 await to_its_end(self._release(pool, connection))
                 raise
-            if self._waiting or pool is not self._pool:
+            if self._waiting or self._lent or pool is not self._pool:
                 await to_its_end(self._release(pool, connection))
             else:
                 self._spare.append(connection)

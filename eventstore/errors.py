@@ -233,8 +233,8 @@ class CheckpointAheadOfLog(EventStoreError):
     def __init__(self, name: str, checkpoint: int, last: int) -> None:
         self.name, self.checkpoint, self.last = name, checkpoint, last
         super().__init__(
-            f"subscription {name!r} has its checkpoint at {checkpoint}, but the log ends at {last}. "
-            "If an older backup was restored, delete and create the subscription again."
+            f"position {checkpoint} of subscription {name!r} lies beyond the log, which ends at {last}. "
+            f"If an older backup was restored, rewind it: subscriptions.rewind({name!r}, {last})"
         )
 
 

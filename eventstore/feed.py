@@ -105,7 +105,7 @@ class Feed:
     """
 
     def __init__(self, database: Database, signals: Signals, settings: Settings) -> None:
-        self._database, self._signals, self._settings = database, signals, settings
+        self.database, self._signals, self._settings = database, signals, settings
         self._taps: set[Tap] = set()
         self._router: Router[Tap | Handle] = Router(self._failed)
         self._deliver: Deliver | None = None
@@ -120,7 +120,7 @@ class Feed:
     async def start(self, _dsn: str, _schema: str) -> None:
         """Begin to follow the log, in the background."""
         self._wake, self._paging = asyncio.Event(), asyncio.Lock()  # of this event loop
-        self._forget = [self._signals.on_wake(self._woken), self._database.on_lost(self._cut_all)]
+        self._forget = [self._signals.on_wake(self._woken), self.database.on_lost(self._cut_all)]
         self._tasks.supervise("feed", self._run, most=1.0)
 
     async def stop(self) -> None:
@@ -179,7 +179,7 @@ class Feed:
     async def _begun(self) -> int:
         """Return the position of the last event read, having found out where the log ends if nobody knows."""
         while self.position is None:
-            page = await read_page(self._database, All(), limit=1, window=None, backwards=True)
+            page = await read_page(self.database, All(), limit=1, window=None, backwards=True)
             self.position = page.events[0].position if page.events else 0
             self.scanned = page.horizon
         return self.position
@@ -213,7 +213,7 @@ class Feed:
                 if (after := self.position) is None:
                     return False
                 limit = self._settings.page_size
-                page = await read_page(self._database, All(), limit=limit, window=limit, after=after)
+                page = await read_page(self.database, All(), limit=limit, window=limit, after=after)
                 if self.position != after:
                     continue  # cut and begun anew meanwhile: this page begins elsewhere
                 await self._hand_over(page)

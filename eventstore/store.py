@@ -26,6 +26,7 @@ from eventstore.errors import (
     DatabaseUnavailable,
     EventStoreError,
     InvalidEvent,
+    InvalidSelector,
     TransactionConflict,
     WrongExpectedVersion,
 )
@@ -51,7 +52,7 @@ from eventstore.signals import Signals
 from eventstore.subscriptions.admin import Subscriptions
 from eventstore.subscriptions.delivery import Middleware, Registration, caused
 from eventstore.subscriptions.ledger import Ledger
-from eventstore.subscriptions.model import After, Node, Subscription, check_subscription_name
+from eventstore.subscriptions.model import After, Node, Subscription, check_subscription
 from eventstore.subscriptions.options import encode_options
 from eventstore.subscriptions.outlets import Outlets, is_delivery_topic
 from eventstore.subscriptions.policy import FailurePolicy
@@ -135,8 +136,11 @@ class EventStore:
         self._signals = Signals(uuid4(), self.settings)
         self._feed = Feed(self._control, self._signals, self.settings)
         self._ledger = Ledger(self._database)
+        # What projections write through: they may leave on a connection what no append or reader should find there.
+        self._lent = Database(self.settings, self.settings.connections, lent=True)
         self._pools = Pools(
             self._database,
+            self._lent,
             self._control,
             self._feed,
             self.node_name,
@@ -205,7 +209,8 @@ class EventStore:
     async def _start(self, started: AsyncExitStack) -> None:
         """The start order; stopping is its reverse."""
         dsn = self._dsn or await self._start_embedded(started)
-        for part in (self._database, self._coalescer, self._control, self._signals, self._feed, self._pools):
+        parts = (self._database, self._coalescer, self._control, self._lent, self._signals, self._feed, self._pools)
+        for part in parts:
             await part.start(dsn, self.schema)
             started.push_async_callback(part.stop)
         await self._start_pubsub(started, dsn)
@@ -732,6 +737,11 @@ class EventStore:
         )
         if created:
             self._tell("subscription_created", name, pool_size=pool_size)
+        elif pool_size not in (1, stored.pool_size, stored.resize_to):
+            log.warning(
+                "subscription %r has %d partitions, and not %d as declared: subscriptions.resize() changes that",
+                name, stored.pool_size, pool_size,
+            )  # fmt: skip
         self._pools.look()
         return stored
 
@@ -842,8 +852,14 @@ class EventStore:
     def _definition(
         self, name: str, selector: Selector | None, pool_size: int, after: After, policy: FailurePolicy | None
     ) -> Callable[[], Awaitable[object]] | None:
-        check_subscription_name(name)
+        if policy is not None and not isinstance(policy, FailurePolicy):
+            raise ConfigurationError(f"policy of {name!r} is a FailurePolicy, not {type(policy).__name__}")
+        check_subscription(name, after, pool_size)
         if selector is not None:
+            try:
+                check_selector(selector)
+            except InvalidSelector as error:
+                raise InvalidSelector(f"the handler of {name!r}: {error}") from None
             return partial(self.subscribe, name, selector, pool_size=pool_size, after=after, policy=policy)
         if (pool_size, after, policy) != (1, 0, None):
             raise ConfigurationError(
@@ -878,7 +894,34 @@ class EventStore:
             log.warning("no handler is registered: only sinks, and mailboxes of subscription:<name>, are delivered to")
         handlers = {name: wrapped(one, self._middleware) for name, one in self._handlers.items()}
         grace = self.settings.drain_grace if drain_grace is None else drain_grace
-        await self._pools.run(handlers, self._prepared, self._outlets.registrations, grace, handle_sigterm)
+        try:
+            await self._pools.run(handlers, self._prepared, self._outlets.registrations, grace, handle_sigterm)
+        except Exception as error:
+            # Often it is a task that nobody looks at.
+            log.error("the emitters did not start, or ended: %s", error)
+            raise
+
+    @asynccontextmanager
+    async def running(self, *, drain_grace: float | None = None) -> AsyncIterator[None]:
+        """Deliver events beside the block, as in the lifespan of a web application.
+
+        The block begins when this node has claimed its first partitions; leaving it drains. SIGTERM stays with the
+        program.
+
+        Raises:
+            SubscriptionNotFound, SubscriptionExists, AlreadyStarted: as `run`, before the block.
+        """
+        running = asyncio.create_task(self.run(drain_grace=drain_grace, handle_sigterm=False), name="store.run")
+        started = asyncio.create_task(self.started())
+        try:
+            await asyncio.wait((running, started), return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                running.result()
+            yield
+        finally:
+            started.cancel()
+            self._pools.drain()
+            await to_its_end(running)
 
     async def started(self) -> None:
         """Wait until `run` has stored what handlers declare and has claimed this node's first partitions."""

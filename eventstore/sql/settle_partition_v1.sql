@@ -2,7 +2,8 @@
 -- events that are done. All of it or, if this incarnation does not own the partition under this epoch any more, nothing:
 -- then it returns false.
 --
---   p_failed   array of {position, bucket, key, state, blocking, replay, attempts, error, message, traceback}
+--   p_failed   array of {position, bucket, key, state, blocking, replay, attempts, error, message, traceback}; as text,
+--              since the connection may be one whose codecs a projection has changed
 --   p_done     positions of parked events that were handled
 --
 -- The partition's row is locked first, to the end of the transaction, which may be the caller's: a new owner cannot take
@@ -10,7 +11,7 @@
 -- too.
 create function @schema@.settle_partition_v1(
     p_incarnation uuid, p_subscription bigint, p_partition int, p_epoch bigint, p_position bigint,
-    p_failed jsonb default '[]', p_done bigint[] default '{}') returns boolean
+    p_failed text default '[]', p_done bigint[] default '{}') returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, @schema@, pg_temp
 as $$
@@ -22,7 +23,7 @@ begin
         return false;
     end if;
     if p_failed <> '[]' then
-        perform park_events_v1(p_subscription, p_failed);
+        perform park_events_v1(p_subscription, p_failed::jsonb);
     end if;
     if p_done <> '{}' then
         delete from parked p where p.subscription_id = p_subscription and p.position = any (p_done);

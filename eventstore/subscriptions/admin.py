@@ -196,7 +196,10 @@ class Subscriptions:
                         await set_within(stored, backoff.next())
                         stored.clear()
         except TimeoutError:
-            raise TimeoutError(f"{name!r} is not settled up to position {position} after {timeout:g} s") from None
+            why = _reason(await self._ledger.get(name), position)
+            raise TimeoutError(
+                f"{name!r} is not settled up to position {position} after {timeout:g} s: {why}"
+            ) from None
 
     async def _behind(self, name: str, position: int) -> Partitions:
         return [one for one in (await self._ledger.get(name)).partitions if one.checkpoint < position]
@@ -249,3 +252,16 @@ class Subscriptions:
         if count:
             self._tell("event_discarded", name, count=count, position=position, key=key)
         return count
+
+
+def _reason(stored: Subscription, position: int) -> str:
+    """Say why a subscription has not come to *position*."""
+    behind = [one for one in stored.partitions if one.checkpoint < position]
+    halted = [one for one in behind if one.halted is not None]
+    if stored.state == "paused":
+        return "it is paused"
+    if halted:
+        return f"partition {halted[0].number} is halted ({(halted[0].halted or {}).get('error')})"
+    if alone := [one.number for one in behind if one.owner is None]:
+        return f"no node runs partition {alone[0]}"
+    return f"it has come to {min((one.checkpoint for one in behind), default=position)}"

@@ -75,10 +75,13 @@ class Cohort:
                 if page.scanned >= page.horizon:
                     await self._feed.join(self._shares, self.scanned, self._read_to)
                     return
-        finally:
+        except BaseException:
             for member in self._members.values():
                 if member.inlet.source is self:
-                    member.inlet.source = None
+                    member.cut()
+            raise
+        finally:
+            for member in self._members.values():
                 member.wake()
 
     def _shares(self) -> Shares:
@@ -87,11 +90,11 @@ class Cohort:
 
     async def _read_to(self, position: int) -> None:
         while self.scanned < position:
-            await self._hand_over(await self._page(self.scanned, position))
+            await self._hand_over(await self._page(self.scanned, position, self._feed.database))
 
-    async def _page(self, after: int, upto: int | None = None) -> Page:
+    async def _page(self, after: int, upto: int | None = None, database: Database | None = None) -> Page:
         limit = self._settings.page_size
-        return await read_page(self._database, All(), limit=limit, window=limit, after=after, upto=upto)
+        return await read_page(database or self._database, All(), limit=limit, window=limit, after=after, upto=upto)
 
     async def _hand_over(self, page: Page) -> None:
         wanted: dict[Handle, list[Event]] = {}

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard
 
 from eventstore.errors import ConfigurationError
 from eventstore.events import Event, NewEvent
@@ -50,7 +50,16 @@ class Outcome:
     def pause(self, otherwise: float) -> float:
         """Return the seconds until the next attempt; an error can ask for them by an attribute ``retry_after``."""
         asked = self.delay if self.delay is not None else getattr(self.error, "retry_after", None)
-        return float(asked) if isinstance(asked, (int, float)) else otherwise
+        return float(asked) if _is_pause(asked) else otherwise
+
+
+LONGEST_PAUSE = 1e6
+"""Seconds; what asks for more gets what the failure policy says."""
+
+
+def _is_pause(value: object) -> TypeGuard[float]:
+    # Compared and not converted: an integer may be too large for a float. NaN is no pause either.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= LONGEST_PAUSE
 
 
 DONE = Outcome()
@@ -107,8 +116,11 @@ class Delivery:
             delay: seconds until the next attempt, if there is one, instead of what the policy says.
 
         Raises:
+            ConfigurationError: *delay* is no number of seconds from 0 to a million.
             LeaseLost: as `ack`.
         """
+        if delay is not None and not _is_pause(delay):
+            raise ConfigurationError(f"delay is a number of seconds from 0 to {LONGEST_PAUSE:.0f}, not {delay!r}")
         self._decide(Outcome(Nacked(reason), delay=delay))
 
     def park(self, reason: str = "parked by the handler") -> None:

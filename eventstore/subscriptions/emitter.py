@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any, Literal, Protocol
@@ -33,7 +34,7 @@ from eventstore.subscriptions.model import Claim, Failed, Replayable, key_of
 from eventstore.subscriptions.policy import FailurePolicy, Halt, KeyGate, Park, Retry, Skip
 from eventstore.subscriptions.progress import Progress
 
-__all__ = ["Emitter", "Halted", "Host", "Reclaim"]
+__all__ = ["Emitter", "Halted", "Host", "Reclaim", "Suspect"]
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +58,25 @@ class Halted(Exception):
     """The partition cannot go on; its cause is what an operator has to see."""
 
 
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """Events during which a connection went, which may be their doing.
+
+    Attributes:
+        high: position up to which they are delivered one by one.
+        at: position of the one that was delivered alone, 0: none was yet.
+        times: how often the connection went with it.
+    """
+
+    high: int
+    at: int = 0
+    times: int = 0
+
+
 class Reclaim(Exception):
     """What is stored may be ahead of what is known here: the partition is to be claimed anew."""
+
+    suspect: Suspect | None = None
 
 
 class Host(Protocol):
@@ -66,6 +84,7 @@ class Host(Protocol):
 
     feed: Feed
     database: Database
+    lent: Database
     ledger: Ledger
     settings: Settings
     clock: Clock
@@ -220,12 +239,17 @@ class Emitter:
 
     def decided(self, delivery: Delivery) -> None:
         """Take note that a delivery was settled by hand (`LeaseLost` where this is too late)."""
-        if self.closed:
-            raise LeaseLost(f"{self.claim.name!r}, partition {self.claim.partition} was lost; the event comes again")
-        held = self._open.pop(delivery.position, None)
-        if held is not None:
+        self.check_open()
+        held = self._open.get(delivery.position)
+        if held is not None and held[1] is delivery:  # and not of an attempt that has failed since
+            del self._open[delivery.position]
             self._decided.append(held)
             self.wake()
+
+    def check_open(self) -> None:
+        """Refuse a word about a delivery that comes too late (`LeaseLost`)."""
+        if self.closed:
+            raise LeaseLost(f"{self.claim.name!r}, partition {self.claim.partition} was lost; the event comes again")
 
     def was_cut(self) -> None:
         """Take note that the feed left it behind."""
@@ -317,19 +341,17 @@ class Emitter:
         unstored, window = self.progress.unstored, self._host.settings.window
         if unstored * 2 >= window:
             self._host.moved(self, hurry=True)
-            if unstored >= window:
-                self._warn_of_full_window()
         return unstored < window
 
     def _warn_of_full_window(self) -> None:
         """Say, once until it moves, which event holds up a partition: one that is tried again, or never settled."""
         held_by = self.progress.settled + 1
-        if self.progress.in_flight and self._warned != held_by:
+        if self.progress.held >= self._host.settings.window and self._warned != held_by:
             self._warned = held_by
             log.warning(
                 "%s, partition %d waits for the event at %d, which is neither settled nor given up: "
                 "%d later ones are handled and cannot be settled before it",
-                *self.handle, held_by, self.progress.unstored - self.progress.in_flight,
+                *self.handle, held_by, self.progress.held - self.progress.in_flight,
             )  # fmt: skip
 
     @property
@@ -339,6 +361,7 @@ class Emitter:
 
     async def _deliver_queued(self) -> bool:
         if not self._room():
+            self._warn_of_full_window()
             return False
         if self.registration.batch_size > 1:
             await self._deliver_batch()
@@ -418,7 +441,7 @@ class Emitter:
             _raise_if_cancelled()
             late = isinstance(error, TimeoutError) and not str(error) and self.policy.timeout is not None
             failure = TimeoutError(f"no answer within {self.policy.timeout:g} s") if late else error
-            return delivery.outcome or Outcome(failure)
+            return self._first_word(delivery, Outcome(failure))
         finally:
             handling.reset(token)
             self.in_hand = None
@@ -426,8 +449,14 @@ class Emitter:
             raise asyncio.CancelledError
         if returned is not None:
             wrong = TypeError(f"the handler returned {type(returned).__name__}; it returns nothing, or raises")
-            return delivery.outcome or Outcome(wrong)
-        return delivery.outcome or (None if self.registration.manual else DONE)
+            return self._first_word(delivery, Outcome(wrong))
+        return delivery.outcome if self.registration.manual else self._first_word(delivery, DONE)
+
+    def _first_word(self, delivery: Delivery, outcome: Outcome) -> Outcome:
+        """Return what was said by hand, or else *outcome*, after which nothing that is said counts."""
+        if delivery.outcome is None:
+            delivery.outcome = outcome
+        return delivery.outcome
 
     def _hold_open(self, event: Event, delivery: Delivery) -> None:
         """Wait for a word about *event*; its key waits too."""
@@ -590,19 +619,20 @@ class Emitter:
     async def _replay_one(self, row: Replayable) -> bool:
         outcome = DONE
         if row.event is not None:
-            delivery = Delivery(self.claim.name, self.claim.partition, self.claim.epoch, row.attempts + 1, row.position)
-            outcome = await self._called([row.event], delivery) or await self._by_hand(delivery)
+            said = _Said(self)
+            position = row.position if self.registration.batch_size == 1 else -1
+            delivery = Delivery(
+                self.claim.name, self.claim.partition, self.claim.epoch, row.attempts + 1, position, said
+            )  # fmt: skip
+            outcome = await self._called([row.event], delivery) or await self._by_hand(delivery, said)
         await self._replayed(row, outcome)
         return outcome.error is None
 
-    async def _by_hand(self, delivery: Delivery) -> Outcome:
+    async def _by_hand(self, delivery: Delivery, said: _Said) -> Outcome:
         """Wait for the word about a replayed delivery; nothing else of this partition is delivered meanwhile."""
-        said = asyncio.Event()
-        delivery._decider = _Said(said)
-        if delivery.outcome is None:
-            wait = self.policy.timeout or float(60)
-            if not await self._host.clock.wait(said, wait):
-                return Outcome(TimeoutError(f"not settled within {wait:g} s"))
+        wait = self.policy.timeout or float(60)
+        if not await self._host.clock.wait(said.anything, wait):
+            delivery.outcome = delivery.outcome or Outcome(TimeoutError(f"not settled within {wait:g} s"))
         return delivery.outcome or DONE
 
     async def _replayed(self, row: Replayable, outcome: Outcome, on: Any = None) -> None:
@@ -647,11 +677,14 @@ def _name(step: Park | Skip | Halt) -> str:
 
 
 class _Said:
-    def __init__(self, said: asyncio.Event) -> None:
-        self._said = said
+    """Hears the word about a replayed delivery."""
+
+    def __init__(self, emitter: Emitter) -> None:
+        self._emitter, self.anything = emitter, asyncio.Event()
 
     def decided(self, _delivery: Delivery) -> None:
-        self._said.set()
+        self._emitter.check_open()
+        self.anything.set()
 
 
 def _failed(

@@ -166,15 +166,16 @@ class Inlet:
         self.read = max(self.read, page.scanned)
 
     async def _read_to(self, position: int) -> None:
+        # On the feed's connections: it stands still meanwhile, and those of appends may all be waiting for a lock.
         while self.read < position:
-            self._take(await self._page(self.read, position))
+            self._take(await self._page(self.read, position, self._feed.database))
 
-    async def _page(self, after: int, upto: int | None = None) -> Page:
+    async def _page(self, after: int, upto: int | None = None, database: Database | None = None) -> Page:
         window = self._window or Window(self._scan_window)
         claim, limit = self._claim, self._page_size
         return await window.read(
             lambda size: read_page(
-                self._database,
+                database or self._database,
                 claim.selector,
                 limit=limit,
                 window=size,

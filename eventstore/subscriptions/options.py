@@ -21,6 +21,8 @@ def encode_options(
     Raises:
         ConfigurationError: the sink is none, or its options are not its own.
     """
+    if policy is not None and not isinstance(policy, FailurePolicy):
+        raise ConfigurationError(f"a policy is a FailurePolicy, not {type(policy).__name__}")
     options: dict[str, Any] = {}
     if policy is not None and (differing := dump(policy)):
         options["policy"] = differing

@@ -14,6 +14,7 @@ from eventstore.pubsub.hub import PubSub
 from eventstore.sinks import Sink, open_sink
 from eventstore.subscriptions.delivery import Delivery, Registration
 from eventstore.subscriptions.ledger import Ledger
+from eventstore.subscriptions.model import check_subscription_name
 
 __all__ = ["Outlets", "is_delivery_topic"]
 
@@ -40,17 +41,21 @@ class Outlets:
         self._sinks: dict[str, tuple[Any, Registration]] = {}
         self._refused: dict[str, Any] = {}
         self._open = AsyncExitStack()
-        self._mailboxes: dict[str, asyncio.Event] = {}
+        self._mailboxes: set[str] = set()
+        self._came = asyncio.Event()
 
     def interest(self, topic: str, wanted: bool) -> None:
         """Take note that a topic has got its first subscriber, or lost its last."""
-        if is_delivery_topic(topic):
-            there = self._mailboxes.setdefault(topic.removeprefix(PREFIX), asyncio.Event())
-            if wanted:
-                there.set()
-            else:
-                there.clear()
-            self._changed()
+        name = topic.removeprefix(PREFIX)
+        if not is_delivery_topic(topic) or not _can_be_stored(name):
+            return
+        if wanted:
+            self._mailboxes.add(name)
+            came, self._came = self._came, asyncio.Event()
+            came.set()
+        else:  # its partitions go back; whoever has a mailbox for it next gets what comes after the checkpoint
+            self._mailboxes.discard(name)
+        self._changed()
 
     async def registrations(self) -> list[Registration]:
         """Return what this node delivers without a handler: to sinks, and as a last resort to its mailboxes."""
@@ -58,7 +63,6 @@ class Outlets:
         for name in self._sinks.keys() - stored.keys():
             del self._sinks[name]
         sinks = [one for name, options in stored.items() if (one := await self._sink(name, options)) is not None]
-        # Who had a mailbox and lost it keeps its place: it waits for the next one.
         waiting = [self._mailbox(name) for name in self._mailboxes if name not in stored]
         return sinks + waiting
 
@@ -85,16 +89,27 @@ class Outlets:
         return self._sinks[name][1]
 
     def _mailbox(self, name: str) -> Registration:
-        topic, there = PREFIX + name, self._mailboxes[name]
+        topic = PREFIX + name
 
         async def deliver(events: list[Event], _delivery: Delivery, _transaction: Any) -> None:
-            while True:
-                await there.wait()
-                if await self._pubsub.local_offer(topic, ("events", events)):
-                    return
-                there.clear() if not self._pubsub.subscribed(topic) else await asyncio.sleep(0.05)
+            came = self._came
+            while not await self._pubsub.local_offer(topic, ("events", events)):
+                if self._pubsub.subscribed(topic):  # but nobody has room
+                    await asyncio.sleep(0.05)
+                else:
+                    await came.wait()
+                came = self._came
 
         return Registration(name, deliver, batch_size=MAILBOX_BATCH, fallback=True)
+
+
+def _can_be_stored(name: str) -> bool:
+    """Whether there can be a subscription of that name; topics often come from users."""
+    try:
+        check_subscription_name(name)
+    except ConfigurationError:
+        return False
+    return True
 
 
 def _to(sink: Sink) -> Callable[[list[Event], Delivery, Any], Any]:

@@ -33,11 +33,12 @@ from eventstore.service import Backoff, Clock, LoopClock, Moments, Tasks, on_sig
 from eventstore.settings import Settings
 from eventstore.subscriptions.cohort import Cohort, cohorts
 from eventstore.subscriptions.delivery import Registration
-from eventstore.subscriptions.emitter import Emitter, Halted, Reclaim
+from eventstore.subscriptions.emitter import Emitter, Halted, Reclaim, Suspect
 from eventstore.subscriptions.inlet import Source
 from eventstore.subscriptions.lease import Lease
 from eventstore.subscriptions.ledger import Ledger, described
 from eventstore.subscriptions.model import Claim, Owned
+from eventstore.subscriptions.policy import FailurePolicy
 from eventstore.subscriptions.policy import load as load_policy
 from eventstore.subscriptions.projecting import ProjectingEmitter
 from eventstore.subscriptions.settling import Settling
@@ -94,6 +95,7 @@ class Pools:
     def __init__(
         self,
         database: Database,
+        lent: Database,
         control: Database,
         feed: Feed,
         node_name: str,
@@ -105,7 +107,7 @@ class Pools:
         clock: Clock | None = None,
         rng: Callable[[], float] = random.random,
     ) -> None:
-        self.database, self.feed, self.settings = database, feed, settings
+        self.database, self.lent, self.feed, self.settings = database, lent, feed, settings
         self.ledger = Ledger(control)
         self.clock, self.rng, self.moments = clock or LoopClock(), rng, Moments()
         self.node_name = node_name
@@ -125,7 +127,9 @@ class Pools:
         self._tasks, self._reading = Tasks(), Tasks()
         # Keys of what is not to be claimed: it has not quite ended, is being halted, or rests after a crash.
         self._withheld: defaultdict[tuple[int, int], int] = defaultdict(int)
+        self._placing: asyncio.Handle | None = None
         self._crashes: dict[Handle, deque[float]] = {}
+        self._suspects: dict[Handle, Suspect] = {}
         self._revisions: dict[Handle, int] = {}
         self._suspended: set[Handle] = set()
         self._joined: UUID | None = None
@@ -220,6 +224,7 @@ class Pools:
             await closing.enter_async_context(prepared())
             if self._draining.is_set():
                 return
+            closing.callback(self.database.on_lost(self._pages_lost))
             closing.push_async_callback(self._tasks.stop)
             closing.push_async_callback(self._leave)
             closing.push_async_callback(self.registry.close)
@@ -252,7 +257,14 @@ class Pools:
         tasks = {one.task: one for one in self.emitters if one.task is not None}
         if not tasks:
             return
-        await asyncio.wait(tasks, timeout=grace)
+        _, late = await asyncio.wait(tasks, timeout=grace)
+        for task in late:
+            emitter = tasks[task]
+            if emitter.in_hand is not None and grace > 0:
+                log.warning(
+                    "%s, partition %d: the event at %d was not handled within %g s, is cancelled and comes again",
+                    *emitter.handle, emitter.in_hand[0], grace,
+                )  # fmt: skip
         for task in tasks:
             task.cancel()
         _, stuck = await asyncio.wait(tasks, timeout=CANCELLED_WITHIN)
@@ -332,6 +344,7 @@ class Pools:
         self._lose([one for one in self.emitters if (*one.claim.key, one.claim.epoch) not in owned])
         left = self._give_back(owned)
         registrations = self._registrations()
+        self._replace_outdated(registrations)
         held = {one.claim.key for one in self.emitters} | {key for key, much in self._withheld.items() if much}
         claimed = await self.ledger.claim(
             node,
@@ -350,6 +363,13 @@ class Pools:
 
     def _registrations(self) -> dict[str, Registration]:
         return {name: one for name, one in {**self._more, **self._handlers}.items() if name not in self._stopped}
+
+    def _replace_outdated(self, registrations: Mapping[str, Registration]) -> None:
+        """Claim anew what delivers to a sink of before: a round had asked for sinks when this one was changed."""
+        for emitter in self.emitters:
+            new, old = registrations.get(emitter.claim.name), emitter.registration
+            if new is not None and new is not old and not (new.fallback and old.fallback) and not emitter.stopping:
+                self._claim_anew(emitter)
 
     def _give_back(self, owned: Mapping[tuple[int, int, int], Owned]) -> bool:
         """Release what the database says should go; tell whether more is to follow in the next round."""
@@ -409,8 +429,7 @@ class Pools:
         except (CheckpointAheadOfLog, ConfigurationError) as error:
             self._halt(claim, error)
             return None
-        kind = ProjectingEmitter if registrations[claim.name].transactional else Emitter
-        emitter = kind(claim, registrations[claim.name], policy, self)
+        emitter = self._new_emitter(claim, registrations[claim.name], policy)
         self.halted.pop(emitter.handle, None)
         if (gone := self._emitters.get(emitter.handle)) is not None:  # of a subscription that had its name before
             self._lose([gone])
@@ -420,6 +439,13 @@ class Pools:
         log.info("claimed %s, partition %d, epoch %d", claim.name, claim.partition, claim.epoch)
         self.moments.reach("claimed", claim)
         self.tell("partition_claimed", claim)
+        return emitter
+
+    def _new_emitter(self, claim: Claim, registration: Registration, policy: FailurePolicy) -> Emitter:
+        if not registration.transactional:
+            return Emitter(claim, registration, policy, self)
+        emitter = ProjectingEmitter(claim, registration, policy, self)
+        emitter.suspect = self._suspects.pop(emitter.handle, None)
         return emitter
 
     def _place(self, emitters: list[Emitter]) -> None:
@@ -498,6 +524,8 @@ class Pools:
                 self._forget(emitter)
                 self._halt(emitter.claim, error.__cause__ or error, position)
             case Reclaim():
+                if error.suspect is not None:
+                    self._suspects[emitter.handle] = error.suspect
                 self._claim_anew(emitter)
             case _:
                 self._crashed(emitter, error)
@@ -520,7 +548,8 @@ class Pools:
         self._withhold(emitter.claim.key)
         self._forget(emitter)
         pause = Backoff(0.05, 5.0, self.rng)
-        pause.attempts = len(self._crashes.get(emitter.handle, ()))
+        suspect = self._suspects.get(emitter.handle)
+        pause.attempts = len(self._crashes.get(emitter.handle, ())) + (suspect.times if suspect else 0)
         self._tasks.spawn(f"rest of {emitter.handle}", self._rest(emitter.claim.key, pause.next()))
 
     async def _rest(self, key: tuple[int, int], seconds: float) -> None:
@@ -618,6 +647,19 @@ class Pools:
         if not self._ending:
             self._place([one for one in cut if not one.stopping])
 
+    def _pages_lost(self) -> None:
+        """Take note that a connection for pages ended: what those who read them only looked at may be void."""
+        cut = [one for one in self.emitters if not one.inlet.live]
+        for emitter in cut:
+            emitter.cut()
+        if cut and not self._ending and self._placing is None:  # once for all connections that end together
+            self._placing = asyncio.get_running_loop().call_soon(self._place_again)
+
+    def _place_again(self) -> None:
+        self._placing = None
+        if not self._ending:
+            self._place([one for one in self.emitters if one.inlet.source is None and not one.stopping])
+
     def unroutable(self, handle: Handle, error: Exception) -> None:
         """Take note that a selector failed on an event, which nobody can tell whether to deliver."""
         emitter = self._emitters.get(handle)
@@ -647,11 +689,13 @@ class Pools:
     async def stop_here(self, name: str) -> None:
         """Give the partitions of *name* to other nodes, and claim none until `start_here`."""
         self._stopped.add(name)
-        while self._active and self.of(name):
-            released = self.moments.next("released")
-            lost = self.moments.next("lost")
+        # A round that is under way may still claim some; the one after it gives them back.
+        rounds = 2
+        while self._active and (rounds > 0 or self.of(name)):
+            over = self.moments.next("round")
             self.lease.news.set()
-            await asyncio.wait((released, lost), timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait((over,), timeout=1.0)
+            rounds -= len(done)
 
     def start_here(self, name: str) -> None:
         """Claim partitions of *name* again (`AlreadyStarted`)."""

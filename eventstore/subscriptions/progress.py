@@ -115,6 +115,11 @@ class Progress:
         return len(self._flying)
 
     @property
+    def held(self) -> int:
+        """How many events are taken and cannot be settled: the lowest in flight, and all behind it."""
+        return len(self._waiting)
+
+    @property
     def unstored(self) -> int:
         """How many events a crash would have delivered again: those taken after the stored checkpoint."""
         return len(self._waiting) + len(self._unstored)

@@ -15,10 +15,10 @@ from eventstore.database import Connection, mapped_errors
 from eventstore.errors import DatabaseUnavailable, EventStoreError, LeaseLost
 from eventstore.events import Event
 from eventstore.service import set_within
-from eventstore.subscriptions.delivery import DONE, Delivery, Outcome
-from eventstore.subscriptions.emitter import Emitter, Halted, Reclaim, _failed
-from eventstore.subscriptions.model import Failed, Replayable, key_of
-from eventstore.subscriptions.policy import Halt, KeyGate, Retry, Skip
+from eventstore.subscriptions.delivery import DONE, Delivery, Outcome, Registration
+from eventstore.subscriptions.emitter import Emitter, Halted, Host, Reclaim, Suspect, _failed
+from eventstore.subscriptions.model import Claim, Failed, Replayable, key_of
+from eventstore.subscriptions.policy import FailurePolicy, Halt, KeyGate, Retry, Skip
 
 __all__ = ["ProjectingEmitter"]
 
@@ -28,11 +28,17 @@ log = logging.getLogger(__name__)
 class ProjectingEmitter(Emitter):
     """Delivers batches, each inside a transaction that ends with the fenced checkpoint."""
 
-    __slots__ = ()
+    __slots__ = ("suspect",)
+
+    def __init__(self, claim: Claim, registration: Registration, policy: FailurePolicy, host: Host) -> None:
+        super().__init__(claim, registration, policy, host)
+        self.suspect: Suspect | None = None
 
     async def _deliver_queued(self) -> bool:
         events: list[Event] = []
-        while self.inlet.queue and len(events) < self.registration.batch_size:
+        queue, suspect = self.inlet.queue, self.suspect
+        most = 1 if suspect is not None and queue[0].position <= suspect.high else self.registration.batch_size
+        while self.inlet.queue and len(events) < most:
             event = self.inlet.queue.popleft()
             if event.position not in self._known:
                 events.append(event)
@@ -47,8 +53,18 @@ class ProjectingEmitter(Emitter):
         wanted = [event for event in events if event not in aside] if aside else events
         rows = [self._row(event, "parked", True, 0, None) for event in aside]
         attempt = 1
+        if (lost := self._lost_with(wanted)) is not None:
+            attempt = lost.times + 1
+            if self.policy.attempts is not None and lost.times >= self.policy.attempts:
+                gone = EventStoreError(f"its connection went {lost.times} times while it was projected")
+                if row := await self._after_failure(wanted[0], lost.times, Outcome(gone)):
+                    wanted, rows = [], [row]
         while not self.stopping:
-            outcome = await self._committed(wanted, events[-1].position, rows, attempt)
+            try:
+                outcome = await self._committed(wanted, events[-1].position, rows, attempt)
+            except Reclaim as reclaim:
+                reclaim.suspect = self._suspected(wanted)
+                raise
             if outcome.error is None:
                 return self._projected(events, rows)
             self._host.moments.reach("failed", outcome.error)
@@ -65,6 +81,20 @@ class ProjectingEmitter(Emitter):
                 wanted, rows = [], [row]
             attempt += 1
         return None
+
+    def _lost_with(self, events: list[Event]) -> Suspect | None:
+        alone = len(events) == 1 and self.suspect is not None and self.suspect.at == events[0].position
+        return self.suspect if alone else None
+
+    def _suspected(self, events: list[Event]) -> Suspect | None:
+        """Return what to look at closely next time: nobody can tell whose fault it was that a connection went."""
+        if not events:
+            return None
+        high = max(events[-1].position, self.suspect.high if self.suspect else 0)
+        if len(events) > 1:
+            return Suspect(high)
+        before = self._lost_with(events)
+        return Suspect(high, events[0].position, before.times + 1 if before else 1)
 
     def _closed(self, event: Event) -> bool:
         return self._gate is not None and self._gate.state(key_of(event)) != "open"
@@ -125,9 +155,9 @@ class ProjectingEmitter(Emitter):
             events[0].position if len(events) == 1 else -1, self,
         )  # fmt: skip
         try:
-            async with self._host.database.acquire() as connection:
+            async with self._host.lent.acquire() as connection:
                 begun = True
-                transaction = connection.transaction()
+                transaction = connection.transaction(isolation="read_committed")
                 try:
                     await transaction.start()
                     failure = await self._run_in(connection, events, delivery)

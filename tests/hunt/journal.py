@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["Entry", "Journal"]
+__all__ = ["Entry", "Journal", "entries"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,19 +16,33 @@ class Entry:
     """One thing done or seen.
 
     Attributes:
-        kind: ``append`` by a writer, ``read`` by a reader, ``end`` when a reader has nothing left to read.
+        kind: ``append`` by a writer, ``read`` by a reader, ``end`` when a process has nothing left to do. Of those who
+            deliver: ``claimed``, ``released`` and ``lost`` of a partition, ``begin`` when a handler is called,
+            ``handled`` when it is through, ``parked`` when the event was set aside. Of those who watch them: ``stop``
+            when a process was halted by a signal, ``moved`` for each state of a stored checkpoint.
         process: who.
         outcome: ``ok`` (acknowledged), ``fail`` (rolled back or refused), ``unknown`` (the reply was lost).
         id: the event's.
+        position: the event's, or the checkpoint.
+        bucket: the event's.
+        pool_size: with ``moved``: how many partitions there were.
+        at: seconds by the clock that all processes of a machine share.
     """
 
-    kind: Literal["append", "read", "end"]
+    kind: Literal["append", "read", "end", "claimed", "released", "lost", "begin", "handled", "parked", "stop", "moved"]
     process: str
     outcome: Literal["ok", "fail", "unknown"] = "ok"
     id: str = ""
     position: int = 0
     stream: str = ""
     version: int = 0
+    subscription: str = ""
+    partition: int = 0
+    epoch: int = 0
+    attempt: int = 1
+    bucket: int = 0
+    pool_size: int = 0
+    at: float = 0.0
 
 
 class Journal:

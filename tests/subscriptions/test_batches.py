@@ -69,6 +69,26 @@ async def test_later_events_of_a_culprits_key_queue_behind_it(store: EventStore)
     assert journal.problems(await log_of(store)) == []
 
 
+async def test_an_event_of_a_batch_cannot_be_settled_by_hand_in_its_replay_either(store: EventStore) -> None:
+    refused, ill = list[Exception](), True
+
+    @store.handler("s", All(), batch_size=5, policy=FailurePolicy(attempts=1))
+    async def handler(events: list[Event], delivery: Delivery) -> None:
+        if ill:
+            raise ValueError
+        with pytest.raises(ConfigurationError, match="batch") as caught:
+            delivery.ack()
+        refused.append(caught.value)
+
+    await fill(store, 1)
+    async with running(store):
+        await settled(store, "s", 1)
+        ill, replayed = False, store._pools.moments.next("replayed")
+        await store.subscriptions.replay_parked("s")
+        await asyncio.wait_for(replayed, 30)
+    assert len(refused) == 1
+
+
 @pytest.mark.parametrize("size", [0, -1, 1.5, True, 10_001])
 async def test_a_size_that_is_none_is_refused(store: EventStore, size: int) -> None:
     with pytest.raises(ConfigurationError, match="batch_size"):

@@ -9,6 +9,7 @@ import pytest
 
 from eventstore import All, Delivery, Event, EventStore, FailurePolicy, NewEvent
 from eventstore.errors import ConfigurationError, LeaseLost
+from eventstore.subscriptions.delivery import Outcome
 from tests.conftest import QUICK
 from tests.subscriptions.journal import Journal, log_of, settled
 from tests.subscriptions.test_parking import taken_away
@@ -227,6 +228,28 @@ async def test_a_replayed_event_is_settled_by_hand_as_well(store: EventStore) ->
     assert await store.subscriptions.parked("s") == []
 
 
+async def test_a_word_about_a_replay_that_comes_after_the_partition_was_lost_is_told(
+    store: EventStore, sql: asyncpg.Connection
+) -> None:
+    journal = Journal()
+    manual(store, journal)
+    await fill(store, 1)
+    async with running(store):
+        await journal.has(1)
+        journal.deliveries[0].park()
+        await settled(store, "s", 1)
+        await store.subscriptions.replay_parked("s")
+        await journal.has(2)
+        await taken_away(store, sql)
+        with pytest.raises(LeaseLost):
+            journal.deliveries[1].ack()
+        await journal.has(3)
+        replayed = store._pools.moments.next("replayed")
+        journal.deliveries[2].ack()
+        await asyncio.wait_for(replayed, 30)
+    assert await store.subscriptions.parked("s") == []
+
+
 async def test_words_in_any_order_lose_and_double_nothing(store: EventStore) -> None:
     journal = Journal()
     manual(store, journal)
@@ -240,3 +263,37 @@ async def test_words_in_any_order_lose_and_double_nothing(store: EventStore) -> 
                 journal.deliveries[n].ack()
         await settled(store, "s", 60)
     assert journal.problems(await log_of(store)) == []
+
+
+async def test_a_word_about_an_attempt_that_failed_says_nothing_about_the_next(store: EventStore) -> None:
+    deliveries: list[Delivery] = []
+    second = asyncio.Event()
+
+    @store.handler("s", All(), ack="manual", policy=FailurePolicy(attempts=3, delay=0.01))
+    async def handler(event: Event, delivery: Delivery) -> None:
+        deliveries.append(delivery)
+        if len(deliveries) == 1:
+            raise ValueError
+        second.set()
+
+    position = (await store.append("s", [NewEvent("A")])).position
+    async with store.running():
+        await asyncio.wait_for(second.wait(), 30)
+        deliveries[0].park()
+        assert (await store.subscriptions.lag("s"))[0].behind == 1
+        deliveries[1].ack()
+        await store.subscriptions.wait_for("s", position, timeout=30)
+    assert await store.subscriptions.parked("s", state=None) == []
+
+
+@pytest.mark.parametrize("delay", [float("nan"), float("inf"), -1, 10**400, "3"])
+async def test_a_pause_that_is_none_is_refused(delay: float) -> None:
+    with pytest.raises(ConfigurationError, match="delay"):
+        Delivery("s", 0, 1, 1).nack(delay=delay)
+
+
+@pytest.mark.parametrize("asked", [float("nan"), 10**400, "soon", None])
+async def test_an_error_that_asks_for_no_pause_gets_that_of_the_policy(asked: object) -> None:
+    error = ValueError()
+    error.retry_after = asked  # type: ignore[attr-defined]
+    assert Outcome(error).pause(2.5) == 2.5

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+import asyncpg
 import pytest
 
 from eventstore import All, Delivery, Event, EventStore, FailurePolicy, NewEvent
@@ -261,6 +262,54 @@ async def test_a_parked_event_is_written_down_while_others_are_tried_again(store
     await append(store, ["bad", "parked", "c", "d", "e", "f"])
     async with running(store):
         assert (await asyncio.wait_for(parked, 10)).position == 2
+
+
+async def test_what_holds_up_a_full_partition_is_named_once(
+    store: EventStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    store._pools.settings, ill = replace(store.settings, window=4), True
+    store.handler("s", All(), policy=policy(None))(failing(Journal(), lambda event: ill and event.position == 1))
+    await append(store, "abcdef")
+    async with running(store):
+        for _ in range(5):
+            await asyncio.wait_for(store._pools.moments.next("failed"), 30)
+        ill = False
+        await settled(store, "s", 6)
+    assert [one for one in caplog.messages if "waits for the event" in one] == [
+        "s, partition 0 waits for the event at 1, which is neither settled nor given up: "
+        "3 later ones are handled and cannot be settled before it"
+    ]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 10])
+async def test_a_full_partition_that_only_waits_for_its_checkpoint_is_no_matter(
+    store: EventStore, caplog: pytest.LogCaptureFixture, batch_size: int
+) -> None:
+    store._pools.settings = replace(store.settings, window=4)
+
+    @store.handler("s", All(), batch_size=batch_size)
+    async def handler(given: Any, delivery: Delivery) -> None: ...
+
+    await append(store, "abcdef" * 5)
+    async with running(store):
+        await settled(store, "s", 30)
+    assert not [one for one in caplog.messages if "waits for the event" in one]
+
+
+async def test_what_queues_behind_a_replay_that_its_emitter_does_not_know_of_is_replayed(
+    store: EventStore, sql: asyncpg.Connection
+) -> None:
+    journal, ill = Journal(), True
+    store.handler("s", All(), policy=policy(1))(failing(journal, lambda _: ill))
+    await append(store, "a")
+    async with running(store):
+        await settled(store, "s", 1)
+        await sql.execute("update eventstore.parked set replay = true")  # and nobody is told
+        ill = False
+        await append(store, "a")
+        await settled(store, "s", 2)
+        store._pools.of("s")[0].parked_changed()
+        assert await journal.has(2) == [1, 2]
 
 
 class NoRest:

@@ -8,9 +8,11 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from uuid import UUID
 
-from eventstore import All, EventStore, NewEvent
+from eventstore import All, Delivery, Event, EventStore, NewEvent
 from tests.hunt.journal import Entry, entries
+from tests.subscriptions.test_run import running
 
 ROOT = Path(__file__).parent.parent.parent
 COUNT = 600
@@ -85,3 +87,23 @@ def assert_ordered(read: list[Entry]) -> None:
         epochs[partition] = int(epoch)
         terms[entry.process, entry.stream].append(entry.version)
     assert all(versions == sorted(set(versions)) for versions in terms.values())
+
+
+async def test_a_node_that_leaves_does_not_take_its_lease_for_lost(store: EventStore) -> None:
+    pools = store._pools
+    leave, held = pools.ledger.leave, []
+
+    async def leaving(node: UUID) -> None:
+        held.append(pools._holding.done())
+        await leave(node)
+
+    pools.ledger.leave = leaving  # type: ignore[method-assign]
+    store.handler("s", All())(nothing)
+    claimed = pools.moments.next("claimed")
+    async with running(store):
+        await asyncio.wait_for(claimed, 30)
+    assert held == [True]
+
+
+async def nothing(event: Event, delivery: Delivery) -> None:
+    return None

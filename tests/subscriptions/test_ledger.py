@@ -65,6 +65,29 @@ async def test_a_differing_definition_is_refused_and_names_the_field(
     assert caught.value.fields == (field,)
 
 
+@pytest.mark.parametrize(
+    ("stored", "wanted", "fields", "cure"),
+    [
+        ({"policy": {"attempts": 2}}, {}, ("policy",), "subscriptions.update"),
+        (
+            {"sink": "stdout"},
+            {"sink": "pubsub:a", "policy": {"attempts": 2}},
+            ("policy", "sink"),
+            "subscriptions.update",
+        ),
+        ({"sink": "stdout"}, {}, ("selector", "sink"), "delete it first"),
+    ],
+    ids=["policy", "both", "selector"],
+)
+async def test_what_differs_is_named_with_its_cure(
+    ledger: Ledger, stored: dict[str, Any], wanted: dict[str, Any], fields: tuple[str, ...], cure: str
+) -> None:
+    await ledger.create("s", All(), options=stored)
+    with pytest.raises(SubscriptionExists, match=cure) as caught:
+        await ledger.create("s", Stream("x") if "selector" in fields else All(), options=wanted)
+    assert caught.value.fields == fields
+
+
 EVENT = """select eventstore.append_events('x', '[{"type": "A"}]')"""
 
 

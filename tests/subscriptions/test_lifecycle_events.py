@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from eventstore import All, Delivery, Event, EventStore, FailurePolicy, NewEvent
+from eventstore import All, Delivery, Event, EventStore, FailurePolicy, NewEvent, StreamMetadata
 from eventstore.subscriptions import inlet
 from eventstore.subscriptions.emitter import Emitter
 from tests.conftest import QUICK
@@ -97,6 +97,38 @@ async def test_an_emitter_that_starts_sleeps_and_goes_on_is_told(db: str) -> Non
             await fill(store, 1)
             await tells.of("emitter_resumed")
             assert await journal.has(2) == [1, 2]
+
+
+async def test_what_a_scavenging_removed_is_told_and_what_it_only_counts_is_not(store: EventStore) -> None:
+    await fill(store, 3, streams=1)
+    await store.set_stream_metadata("s0", StreamMetadata(max_count=1))
+    async with store.pubsub.subscription(store.lifecycle.log_topic()) as messages:
+        assert (await store.scavenge(dry_run=True)).events == 2
+        await store.scavenge()
+        assert (await Told(messages).of("scavenged"))["events"] == 2
+        await store.scavenge()
+        assert (await Told(messages).of("scavenged"))["events"] == 0
+
+
+async def test_a_key_is_told_as_its_stream_or_the_id_of_its_event(store: EventStore) -> None:
+    ill = True
+
+    @store.handler("s", All(), policy=FailurePolicy(attempts=1))
+    async def handler(event: Event, delivery: Delivery) -> None:
+        if ill:
+            raise ValueError
+
+    one = NewEvent(type="A")
+    async with told(store) as tells, running(store):
+        await store.append("s:e", [NewEvent(type="A")])
+        assert (await tells.of("event_parked"))["key"] == "s:e"
+        await store.append(None, [one])
+        assert (await tells.of("event_parked"))["key"] == str(one.id)
+        ill = False
+        await store.subscriptions.replay_parked("s", key=str(one.id))
+        assert (await tells.of("event_replayed"))["key"] == str(one.id)
+        await store.subscriptions.discard_parked("s", key="s:e")
+        assert (await tells.of("event_discarded"))["key"] == "s:e"
 
 
 async def test_a_crash_is_told(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from eventstore import All, EventStore
+from eventstore import All, Delivery, Event, EventStore, NewEvent
 from eventstore.pubsub import Mailbox
 from tests.conftest import QUICK
 from tests.subscriptions.journal import Journal, settled
@@ -44,6 +44,41 @@ async def test_delivery_waits_without_a_mailbox_and_goes_on_with_the_next(store:
         await fill(store, 2)
         async with store.pubsub.subscription("subscription:s") as mailbox:
             assert await received(mailbox, 2) == [2, 3]
+
+
+async def test_a_sink_that_is_changed_gets_what_comes_from_then_on(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a round had asked for the sinks just before, and claims with what it knew."""
+    ledger, owned = store._pools.ledger, store._pools.ledger.owned
+    await store.subscribe("s", All(), sink="pubsub:old")
+
+    async def then_changed(node: Any) -> Any:
+        monkeypatch.setattr(ledger, "owned", owned)
+        assert await store.subscriptions.update("s", sink="pubsub:new")
+        return await owned(node)
+
+    async with store.pubsub.subscription("old", "new") as messages, running(store):
+        await fill(store, 1)
+        assert (await messages.get())[1]["position"] == 1
+        await settled(store, "s", 1)
+        monkeypatch.setattr(ledger, "owned", then_changed)
+        store._pools.lease.news.set()
+        await until_delivered_to(store, "pubsub:new")
+        async with store.pubsub.subscription("new") as new:
+            await fill(store, 1)
+            assert (await asyncio.wait_for(new.get(), 30))[1]["position"] == 2
+
+
+async def until_delivered_to(store: EventStore, sink: str) -> None:
+    """Wait until the emitter of ``s`` runs with what is registered for *sink*."""
+    async with asyncio.timeout(30):
+        while True:
+            opened = store._outlets._sinks.get("s")
+            runs = [one.registration for one in store._pools.of("s")]
+            if opened is not None and opened[0]["sink"] == sink and runs == [opened[1]]:
+                return
+            await store._pools.moments.next("round")
 
 
 async def test_a_stop_does_not_wait_for_a_mailbox(store: EventStore) -> None:
@@ -112,3 +147,18 @@ async def test_a_sink_whose_secret_is_missing_is_logged_and_stops_no_other(
     assert "this node cannot deliver 'a'" in caplog.text
     assert "NO_SUCH_SECRET" in caplog.text
     assert (await store.subscriptions.get("a")).partitions[0].checkpoint == 0
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "", "x" * 513])
+async def test_a_topic_that_names_no_subscription_stops_nothing(store: EventStore, name: str) -> None:
+    handled = asyncio.Event()
+
+    @store.handler("s", All())
+    async def handler(event: Event, delivery: Delivery) -> None:
+        handled.set()
+
+    async with Mailbox[Any](10, "drop_oldest") as mailbox:
+        store.pubsub.subscribe(f"subscription:{name}", mailbox)
+        await store.append("s", [NewEvent("A")])
+        async with store.running():
+            await asyncio.wait_for(handled.wait(), 30)

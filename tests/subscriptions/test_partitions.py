@@ -323,13 +323,13 @@ async def test_every_change_raises_the_generation_and_wakes_who_listens(
     (claim,) = (await ledger.claim(node, ["s"])).claims
     for change in (
         ledger.halt(claim, ValueError()), ledger.resume("s"), ledger.pause("s"), ledger.rewind("s", 0),
-        ledger.resize("s", 2), ledger.delete("s"), ledger.leave(node),
+        ledger.update("s", {"sink": "stdout"}), ledger.resize("s", 2), ledger.delete("s"), ledger.leave(node),
     ):  # fmt: skip
         await change
         now = await generation(ledger)
         assert now > seen
         seen = now
-    while len(heard) < 9:
+    while len(heard) < 10:
         await sql.fetchval("select 1")
     assert set(heard) == {"control"}
 
@@ -343,6 +343,7 @@ async def test_what_changes_nothing_wakes_nobody(ledger: Ledger) -> None:
     await ledger.claim(node, ["s"], [claim.key])
     await ledger.resume("s")
     await ledger.ack("s", 0)
+    assert not await ledger.update("s", {})
     await ledger.resize("s", 1)
     await ledger.settle_one(claim, 5)
     await ledger.release(node, [])
@@ -445,10 +446,35 @@ async def test_psql_may_not_rewind_to_what_would_skip(ledger: Ledger, sql: async
 async def test_operators_are_told_of_an_unknown_name(ledger: Ledger) -> None:
     for call in (
         ledger.pause("no"), ledger.resume("no"), ledger.ack("no", 0), ledger.rewind("no", 0), ledger.resize("no", 1),
-        ledger.parked("no"), ledger.replay_parked("no"), ledger.discard_parked("no"), ledger.lag("no"),
+        ledger.update("no", {}), ledger.parked("no"), ledger.replay_parked("no"), ledger.discard_parked("no"),
+        ledger.lag("no"),
     ):  # fmt: skip
         with pytest.raises(SubscriptionNotFound, match="'no'"):
             await call
+
+
+async def test_other_options_fence_everything_under_way_and_move_nothing(ledger: Ledger) -> None:
+    await ledger.create("s", All(), pool_size=2)
+    claims = (await ledger.claim(node := await joined(ledger), ["s"])).claims
+    await ledger.settle(node, [(claim, 5) for claim in claims])
+    assert await ledger.update("s", {"policy": {"attempts": 2}})
+    assert [await ledger.settle_one(claim, 9) for claim in claims] == [False, False]
+    assert [one.release for one in await ledger.owned(node)] == [None, None]
+    again = (await ledger.claim(node, ["s"])).claims
+    assert [(one.checkpoint, one.epoch, one.options) for one in again] == [(5, 3, {"policy": {"attempts": 2}})] * 2
+
+
+async def test_an_update_waits_for_a_settlement_instead_of_meeting_it_in_a_deadlock(ledger: Ledger, sql: Any) -> None:
+    await ledger.create("s", All())
+    (claim,) = (await ledger.claim(await joined(ledger), ["s"])).claims
+    async with sql.transaction():
+        await ledger.settle_one(claim, 1, on=sql)
+        updating = asyncio.create_task(ledger.update("s", {"sink": "stdout"}))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(updating), 0.2)
+        assert not updating.done()
+        assert await ledger.settle_one(claim, 2, [FAILED], on=sql)
+    assert await updating
 
 
 # -- resizing
@@ -495,6 +521,16 @@ async def test_a_partition_that_comes_back_has_a_higher_epoch(ledger: Ledger) ->
     for size in (1, 4):
         assert await ledger.resize("s", size)
     assert all(p.epoch > before for p, before in zip((await ledger.get("s")).partitions, epochs, strict=True))
+
+
+@pytest.mark.parametrize("size", [1, 6])
+async def test_a_resize_raises_every_epoch_above_all_there_were(ledger: Ledger, size: int, sql: Any) -> None:
+    """A stream changes its partition, and whoever fences by epoch outside must not meet a lower one."""
+    await ledger.create("s", All(), pool_size=4)
+    await sql.execute("update eventstore.checkpoints set epoch = 10 * partition")
+    assert await ledger.resize("s", size)
+    rows = await sql.fetch("select epoch from eventstore.checkpoints")
+    assert [row["epoch"] for row in rows] == [31] * max(size, 4)
 
 
 async def test_rows_beyond_the_pool_are_seen_by_nobody(ledger: Ledger, sql: asyncpg.Connection) -> None:

@@ -18,7 +18,9 @@ from eventstore import (
     Event,
     EventStore,
     EventType,
+    FailurePolicy,
     NewEvent,
+    SubscriptionExists,
     SubscriptionNotFound,
 )
 from eventstore.errors import AlreadyStarted, CheckpointAheadOfLog, ConfigurationError
@@ -161,6 +163,69 @@ async def test_an_inlet_that_takes_what_it_left_for_read_is_caught(
     monkeypatch.setattr(Journal, "has", at_once)
     with pytest.raises(AssertionError, match="was lost"):
         await given_back(store, lambda other: other.subscriptions.wait_for("other", 4))
+
+
+async def test_a_policy_that_is_changed_under_load_loses_and_inverts_nothing(store: EventStore) -> None:
+    journal, attempts = Journal(), list[int]()
+
+    @store.handler("s", All(), pool_size=3, policy=FailurePolicy(attempts=None, delay=0.01, delay_max=0.02))
+    async def handler(event: Event, delivery: Delivery) -> None:
+        if event.stream == "bad":
+            attempts.append(delivery.attempt)
+            raise ValueError
+        await journal.note(event, delivery)
+
+    await store.append("bad", [NewEvent(type="A")])
+    async with running(store):
+        for n in range(1, 11):
+            await fill(store, 20, streams=13)
+            if n == 5:
+                await journal.has(50)
+                assert await store.subscriptions.update("s", policy=FailurePolicy(attempts=1))
+        await store.subscriptions.wait_for("s", 201, timeout=30)
+    assert [(one.position, one.attempts) for one in await store.subscriptions.parked("s")] == [(1, 1)]
+    assert journal.problems((await log_of(store))[1:], repeats=True) == []
+
+
+async def test_an_update_changes_what_is_named_and_says_whether_it_was_so(store: EventStore) -> None:
+    update, policy = store.subscriptions.update, FailurePolicy(attempts=2)
+    await store.subscribe("s", All(), policy=policy, sink="https://a", sink_options={"timeout": 5})
+
+    async def options() -> Any:
+        return (await store.subscriptions.get("s")).options
+
+    assert not await update("s", policy=policy)
+    assert not await update("s")
+    assert await update("s", policy=None)
+    assert await options() == {"sink": "https://a", "sink_options": {"timeout": 5}}
+    assert await update("s", sink_options={"tags": True})
+    assert await update("s", policy=policy)
+    assert await options() == {"policy": {"attempts": 2}, "sink": "https://a", "sink_options": {"tags": True}}
+    assert await update("s", sink="stdout")
+    assert await update("s", sink=None)
+    assert await options() == {"policy": {"attempts": 2}}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"sink": "ftp://x"}, {"sink_options": {"timeout": 5}}, {"sink": "stdout", "sink_options": {"x": 1}}]
+)
+async def test_an_update_to_what_is_no_sink_is_refused(store: EventStore, changes: Any) -> None:
+    await store.subscribe("s", All())
+    with pytest.raises(ConfigurationError):
+        await store.subscriptions.update("s", **changes)
+    with pytest.raises(SubscriptionNotFound):
+        await store.subscriptions.update("t", policy=None)
+    assert (await store.subscriptions.get("s")).options == {}
+
+
+async def test_what_is_declared_again_as_it_was_changed_is_the_same(store: EventStore) -> None:
+    policy = FailurePolicy(attempts=2)
+    await store.subscribe("s", All())
+    await store.subscriptions.update("s", policy=policy, sink="stdout")
+    await store.subscribe("s", All(), policy=policy, sink="stdout")
+    with pytest.raises(SubscriptionExists) as caught:
+        await store.subscribe("s", All())
+    assert caught.value.fields == ("policy", "sink")
 
 
 async def test_a_stopped_share_goes_to_another_node_and_stays_there(db: str) -> None:

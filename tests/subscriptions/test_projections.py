@@ -139,6 +139,48 @@ async def test_a_swallowed_sql_error_fails_the_event(store: EventStore, rows: An
     assert await rows() == [1, 3]
 
 
+@pytest.mark.parametrize("ended", ["commit", "rollback"])
+async def test_a_projection_that_ends_its_transaction_has_failed_by_name(
+    store: EventStore, rows: Any, ended: str
+) -> None:
+    @store.projection("s", All(), policy=POLICY)
+    async def project(events: list[Event], tx: asyncpg.Connection) -> None:
+        if any(event.position == 2 for event in events):
+            return void(await tx.execute(ended))
+        await write(events, tx)
+
+    await fill(store, 3)
+    async with running(store):
+        await settled(store, "s", 3)
+    (parked,) = await store.subscriptions.parked("s")
+    assert (parked.position, parked.attempts, parked.error) == (2, 2, "EventStoreError")
+    assert "ended its transaction itself" in str(parked.message)
+    assert await rows() == [1, 3]
+
+
+def void(_: object) -> None: ...
+
+
+async def test_a_projection_that_leaves_a_query_running_has_failed_by_name(store: EventStore, rows: Any) -> None:
+    left: list[asyncio.Task[Any]] = []
+
+    @store.projection("s", All(), policy=POLICY)
+    async def project(events: list[Event], tx: asyncpg.Connection) -> None:
+        await write(events, tx)
+        if any(event.position == 2 for event in events):
+            left.append(asyncio.create_task(tx.execute("select pg_sleep(60)")))
+            await asyncio.sleep(0)
+
+    await fill(store, 3)
+    async with running(store):
+        await settled(store, "s", 3)
+    (parked,) = await store.subscriptions.parked("s")
+    assert (parked.position, parked.attempts, parked.error) == (2, 2, "EventStoreError")
+    assert "left something running" in str(parked.message)
+    assert await rows() == [1, 3]
+    await asyncio.gather(*left, return_exceptions=True)
+
+
 async def test_a_constraint_that_fails_at_the_commit_fails_the_event(
     store: EventStore, sql: asyncpg.Connection, rows: Any
 ) -> None:
