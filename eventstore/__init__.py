@@ -1,7 +1,8 @@
 """An event store for teams that already run Postgres.
 
-Every public name is importable from here; each is loaded when it is first used, so that importing the package (and the
-command line's ``--help``) costs nothing.
+The names of everyday use are importable from here. All errors are in `eventstore.errors`, all records of subscriptions
+in `eventstore.subscriptions`; `eventstore.pubsub` and `eventstore.tracker` have names of their own. Each is loaded when
+it is first used, so that importing a package (and the command line's ``--help``) costs nothing.
 """
 
 from __future__ import annotations
@@ -96,4 +97,5 @@ _HOMES = {
     "eventstore.subscriptions.policy": ("FailurePolicy",),
 }
 
-__getattr__, __dir__ = lazy(globals(), _HOMES)
+if not TYPE_CHECKING:  # or checkers would take any name for one of the package
+    __getattr__, __dir__ = lazy(globals(), _HOMES)

@@ -12,7 +12,7 @@ from datetime import datetime
 from functools import partial
 from itertools import count
 from os import PathLike, getpid
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 from uuid import uuid4
 
 from eventstore import __version__
@@ -50,7 +50,7 @@ from eventstore.service import Backoff, Tasks, set_within, to_its_end
 from eventstore.settings import Settings
 from eventstore.signals import Signals
 from eventstore.subscriptions.admin import Subscriptions
-from eventstore.subscriptions.delivery import Middleware, Registration, caused
+from eventstore.subscriptions.delivery import Delivery, Middleware, Registration, caused
 from eventstore.subscriptions.ledger import Ledger
 from eventstore.subscriptions.model import After, Node, Subscription, check_subscription
 from eventstore.subscriptions.options import encode_options
@@ -58,7 +58,6 @@ from eventstore.subscriptions.outlets import Outlets, is_delivery_topic
 from eventstore.subscriptions.policy import FailurePolicy
 from eventstore.subscriptions.pool import Pools
 from eventstore.subscriptions.registering import (
-    AnyHandler,
     batches,
     check_batch_size,
     check_callable,
@@ -84,6 +83,12 @@ CONTROL_CONNECTIONS = 3
 
 log = logging.getLogger(__name__)
 
+Handler = TypeVar("Handler", bound=Callable[[Event, Delivery], Awaitable[None]])
+BatchHandler = TypeVar("BatchHandler", bound=Callable[[list[Event], Delivery], Awaitable[None]])
+Projection = TypeVar(
+    "Projection",
+    bound=Callable[[list[Event], Any], Awaitable[None]] | Callable[[list[Event], Any, Delivery], Awaitable[None]],
+)
 
 _stores = count(1)
 
@@ -770,6 +775,32 @@ class EventStore:
         self._middleware.append(middleware)
         return middleware
 
+    @overload
+    def handler(  # type: ignore[overload-overlap]  # 1 is an int as well, and the first that fits counts
+        self,
+        name: str,
+        selector: Selector | None = None,
+        *,
+        pool_size: int = 1,
+        after: After = 0,
+        policy: FailurePolicy | None = None,
+        batch_size: Literal[1] = 1,
+        ack: Literal["auto", "manual"] = "auto",
+    ) -> Callable[[Handler], Handler]: ...
+
+    @overload
+    def handler(
+        self,
+        name: str,
+        selector: Selector | None = None,
+        *,
+        pool_size: int = 1,
+        after: After = 0,
+        policy: FailurePolicy | None = None,
+        batch_size: int,
+        ack: Literal["auto"] = "auto",
+    ) -> Callable[[BatchHandler], BatchHandler]: ...
+
     def handler(
         self,
         name: str,
@@ -780,7 +811,7 @@ class EventStore:
         policy: FailurePolicy | None = None,
         batch_size: int = 1,
         ack: Literal["auto", "manual"] = "auto",
-    ) -> Callable[[AnyHandler], AnyHandler]:
+    ) -> Callable[[Any], Any]:
         """Register the handler of a subscription: ``async def handle(event, delivery)``.
 
         It returns: the event is settled. It raises, or returns anything but None: the event is delivered again as the
@@ -803,7 +834,7 @@ class EventStore:
         if ack not in ("auto", "manual"):
             raise ConfigurationError(f"ack is 'auto' or 'manual', not {ack!r}")
 
-        def register(function: AnyHandler) -> AnyHandler:
+        def register(function: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
             shape = "(events, delivery)" if batch_size > 1 else "(event, delivery)"
             check_callable(name, function, 2, shape)
             call = batches(function) if batch_size > 1 else singles(function)
@@ -823,7 +854,7 @@ class EventStore:
         after: After = 0,
         policy: FailurePolicy | None = None,
         batch_size: int = 500,
-    ) -> Callable[[AnyHandler], AnyHandler]:
+    ) -> Callable[[Projection], Projection]:
         """Register a projection: ``async def project(events, tx)`` or ``project(events, tx, delivery)``.
 
         Exactly once: *tx* is an asyncpg connection inside the transaction that ends with the checkpoint, so that what
@@ -839,7 +870,7 @@ class EventStore:
             AlreadyStarted, ConfigurationError: as `handler`.
         """
 
-        def register(function: AnyHandler) -> AnyHandler:
+        def register(function: Projection) -> Projection:
             arguments = check_callable(name, function, (2, 3), "(events, tx) or (events, tx, delivery)")
             call = projections(function, arguments)
             self._register(Registration(name, call, batch_size, transactional=True), definition)

@@ -10,9 +10,12 @@ import pytest
 
 import eventstore
 import eventstore.pubsub
+import eventstore.subscriptions
 import eventstore.tracker
 
-PACKAGES = pytest.mark.parametrize("package", [eventstore, eventstore.pubsub, eventstore.tracker])
+PACKAGES = pytest.mark.parametrize(
+    "package", [eventstore, eventstore.pubsub, eventstore.subscriptions, eventstore.tracker]
+)
 
 
 @PACKAGES

@@ -482,6 +482,44 @@ async def test_a_subscription_without_a_node_is_named(site: Site, ledger: Ledger
     assert (await found(site, "handled")).status == "ok"
 
 
+@pytest.mark.parametrize(("wants", "status"), [(EventType("A"), "fail"), (EventType("B"), "warn")])
+async def test_events_that_wait_where_no_node_is_left_are_a_fault(
+    site: Site, ledger: Ledger, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, wants: Selector, status: str
+) -> None:
+    monkeypatch.setattr(delivery, "STILL", 0.0)
+    await ledger.create("billing", wants)
+    await sql.execute(APPEND)
+    finding = await found(site, "handled")
+    assert (finding.status, "events wait: billing for 0 s" in finding.found) == (status, status == "fail")
+    assert (await found(site, "stuck")).found.startswith("nobody runs billing" if status == "fail" else "every")
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [({}, "fail"), ({"waiting": 50.0}, "warn"), ({"settled_ago": 50.0}, "warn"), ({"waiting": None}, "warn")],
+)
+def test_how_long_events_wait_for_a_node_decides(change: dict[str, Any], status: str) -> None:
+    part = replace(PART, owner=None, owner_alive=None, owner_age=None, handlers=0, **change)
+    assert delivery.handled(delivery.Deliveries([part], [], 9)).status == status
+
+
+async def test_a_new_subscription_to_old_events_has_not_waited_long(
+    site: Site, ledger: Ledger, sql: asyncpg.Connection
+) -> None:
+    await sql.execute(APPEND)
+    await ledger.create("billing", All())
+    assert (await found(site, "handled")).status == "warn"
+
+
+async def test_what_a_sink_may_lack_is_said_where_no_node_delivers_to_one(site: Site, ledger: Ledger) -> None:
+    await ledger.create("plain", All())
+    assert "sink" not in ((await found(site, "handled")).cure or "")
+    await ledger.create("hook", All(), options={"sink": "https://shop.example/"})
+    finding = await found(site, "handled")
+    assert "the sink of hook a node needs no handler" in (finding.cure or "")
+    assert [fact["sink"] for fact in finding.facts] == ["https://shop.example/", None]
+
+
 async def test_a_partition_that_stays_free_although_nodes_live_is_named(site: Site, ledger: Ledger) -> None:
     await ledger.create("billing", All(), pool_size=2)
     await claimed(ledger, "billing")

@@ -1,4 +1,4 @@
-"""The store on an embedded Postgres of its own."""
+"""The store as a whole: on an embedded Postgres of its own, and how a program tells that it runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from eventstore import DatabaseUnavailable, EventStore, NewEvent
+from eventstore import All, DatabaseUnavailable, Delivery, Event, EventStore, NewEvent
+from tests.subscriptions.test_run import running
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the server follows its supervisor on Linux only")
@@ -39,3 +40,30 @@ async def types(store: EventStore) -> set[str]:
         return {event.type async for event in store.read("s")}
     except DatabaseUnavailable:
         return set()
+
+
+async def test_a_node_has_started_once_it_has_declared_and_claimed(store: EventStore) -> None:
+    @store.handler("s", All(), pool_size=3)
+    async def handle(event: Event, delivery: Delivery) -> None: ...
+
+    waiting = asyncio.create_task(store.started())
+    async with running(store):
+        await asyncio.wait_for(waiting, 30)
+        assert {one.owner for one in (await store.subscriptions.get("s")).partitions} == {"one"}
+        await store.started()
+    assert not store._pools.ready.is_set()
+
+
+async def test_a_run_that_leaves_sigterm_alone_goes_on(store: EventStore) -> None:
+    heard = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, heard.set)
+    run = asyncio.create_task(store.run(handle_sigterm=False))
+    try:
+        await asyncio.wait_for(store.started(), 30)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(heard.wait(), 30)
+        assert not store._pools._draining.is_set()
+        store._pools.drain()
+        await asyncio.wait_for(run, 30)
+    finally:
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)

@@ -44,7 +44,7 @@ COMMANDS = {
     "scavenge": ("eventstore.cli.scavenge", "Remove for good what the limits of streams hide."),
     "stream": ("eventstore.cli.stream", "Show a stream, set its limits, delete or tombstone it."),
     "streams": ("eventstore.cli.streams", "List streams by name."),
-    "subscription": ("eventstore.cli.subscription", "Create, show, watch, pause, rewind and resize subscriptions."),
+    "subscription": ("eventstore.cli.subscription", "Create, show, update, pause, rewind and resize subscriptions."),
     "tail": ("eventstore.cli.tail", "Follow the log live, until Ctrl-C."),
     "work": ("eventstore.cli.work", "Run the handlers of an application, and sinks."),
 }

@@ -57,13 +57,15 @@ class StreamNotFound(errors.EventStoreError, LookupError):
 
 
 class ParkedNotFound(errors.EventStoreError, LookupError):
-    """The subscription has set aside no event at that position."""
+    """The subscription has set aside no event at that position, or parked none of that key."""
 
-    def __init__(self, name: str, position: int) -> None:
-        self.name, self.position = name, position
-        super().__init__(
-            f"{name!r} has set aside no event at position {position}; `eventstore parked list` shows what it has"
-        )
+    def __init__(self, name: str, position: int | None = None, key: str | None = None) -> None:
+        self.name, self.position, self.key = name, position, key
+        what = f"set aside no event at position {position}" if key is None else f"no event of key {key!r} parked"
+        meant = ""
+        if key is not None and key[:2] in ("s:", "e:") and key[2:]:  # as keys are stored, and told by lifecycle events
+            meant = f"; did you mean {key[2:]!r}?"
+        super().__init__(f"{name!r} has {what}{meant or '; `eventstore parked list` shows what it has'}")
 
 
 class OutputClosed(Exception):

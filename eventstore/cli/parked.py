@@ -211,6 +211,8 @@ async def _replay(
     async with session.store() as store:
         positions = [one.position async for one in _found(store, name, chosen)] if wait else []
         count = await store.subscriptions.replay_parked(name, position=chosen.position, key=chosen.key)
+        if not count and chosen.key is not None:
+            raise ParkedNotFound(name, key=chosen.key)
         if not wait or not count:
             return count, []
         await _warn_if_nobody_runs(store, name)
@@ -314,7 +316,10 @@ def discard(session: Session, name: str, chosen: _Chosen, yes: bool) -> None:
 async def _discard(session: Session, name: str, chosen: _Chosen) -> int:
     # It listens: that is how who watches the subscription hears of it.
     async with session.store(listen=True) as store:
-        return await store.subscriptions.discard_parked(name, position=chosen.position, key=chosen.key)
+        count = await store.subscriptions.discard_parked(name, position=chosen.position, key=chosen.key)
+    if not count and chosen.key is not None:
+        raise ParkedNotFound(name, key=chosen.key)
+    return count
 
 
 def _events(count: int) -> str:

@@ -50,8 +50,8 @@ def command(session: Session, app: str | None, grace: float | None) -> None:
     registered with it, and to the sinks that subscriptions are stored with. Without --app only sinks are delivered to.
 
     SIGTERM drains: handlers finish what they have in hand, it is settled, and the exit code is 0. A second SIGTERM, or
-    Ctrl-C, stops at once; what was unfinished is delivered again. -v prints a line for every partition that is claimed,
-    released, lost or halted.
+    Ctrl-C, stops at once; what was unfinished is delivered again. A line at start tells the node, its handlers and
+    sinks, and the database; -v prints one for every partition that is claimed, released, lost or halted.
 
     A store built without a DSN takes --dsn, --data-dir and --schema, or their environment variables; one that names
     its own database keeps it.
@@ -91,6 +91,7 @@ async def _run(store: EventStore, grace: float | None, *, alone: bool) -> None:
     with on_sigterm(terminate):
         try:
             async with store:
+                await _tell_what_runs(store)
                 if alone:
                     await _tell_sinks(store)
                 running = True
@@ -120,6 +121,20 @@ def _only_sinks(session: Session) -> EventStore:
 
     dsn, data_dir = session.location
     return EventStore(dsn, schema=session.schema_name, data_dir=data_dir)
+
+
+async def _tell_what_runs(store: EventStore) -> None:
+    """Say in a line who runs what on which database, with or without -v."""
+    from eventstore.database import redacted
+
+    handlers = len(store._handlers)
+    sinks = len((await store._ledger.sinks()).keys() - store._handlers.keys())
+    if store._dsn is not None:
+        where = redacted(store._dsn)
+    else:
+        where = "the embedded Postgres" + (f" in {store._data_dir}" if store._data_dir is not None else "")
+    told = f"{handlers} handler{'' if handlers == 1 else 's'} and {sinks} sink{'' if sinks == 1 else 's'}"
+    click.echo(f"node {cell(store.node_name)}: {told}, on {cell(where)}, schema {cell(store.schema)}", err=True)
 
 
 async def _tell_sinks(store: EventStore) -> None:

@@ -74,4 +74,5 @@ _HOMES = {
     "eventstore.pubsub.redis": ("Redis",),
 }
 
-__getattr__, __dir__ = lazy(globals(), _HOMES)
+if not TYPE_CHECKING:  # or checkers would take any name for one of the package
+    __getattr__, __dir__ = lazy(globals(), _HOMES)

@@ -17,11 +17,11 @@ from time import monotonic
 from typing import Any
 
 from eventstore.database import Database
-from eventstore.errors import SubscriptionNotFound
 from eventstore.events import Event
 from eventstore.log.read import Share, read_page
 from eventstore.reports.health import Verdict, check, fail, named, ok, unknown, warn
 from eventstore.reports.site import Site
+from eventstore.selectors import Selector
 from eventstore.subscriptions.ledger import Ledger
 from eventstore.subscriptions.model import Node
 
@@ -31,7 +31,10 @@ LOOK_AGAIN = 2.0
 """Seconds after which a partition that nobody owns is looked for again: it may just be moving from node to node."""
 
 STILL, STANDS = 60.0, 600.0
-"""Seconds without progress after which a partition is suspicious, and after which it is taken to stand."""
+"""Seconds without progress after which a partition is suspicious, and after which it is taken to stand.
+
+Where no live node handles it, nothing but a new node can help, and it stands after the first.
+"""
 
 DEAD = 60.0
 """Seconds after which a node whose lease ran out should have been removed by another."""
@@ -52,8 +55,9 @@ class Part:
         owner_alive: None: nobody owns it.
         owner_age: seconds since its owner started.
         handlers: how many live nodes handle the subscription.
-        waiting: seconds since the first event after the checkpoint that it wants was recorded; None: there is none, or
-            it was not looked for.
+        waiting: seconds since the first event after the checkpoint that it wants was recorded, or since it was created
+            if that was later; None: there is none, or it was not looked for.
+        sink: where it is delivered to without a handler; None also if it was not looked for.
     """
 
     name: str
@@ -69,6 +73,7 @@ class Part:
     owner_age: float | None
     handlers: int
     waiting: float | None = None
+    sink: str | None = None
 
     @property
     def label(self) -> str:
@@ -81,11 +86,16 @@ class Part:
         return self.state == "active" and self.halted is None and self.resize_to is None and self.handlers > 0
 
     @property
+    def unhandled(self) -> bool:
+        """Nobody stopped it, and there are no nodes for it."""
+        return self.state == "active" and self.halted is None and not self.handlers
+
+    @property
     def still(self) -> float | None:
         """Seconds in which it could have gone on and did not; None: it did, or could not have."""
         if self.waiting is None:
             return None
-        times = (self.waiting, self.settled_ago, self.owner_age)
+        times = (self.waiting, self.settled_ago, self.owner_age if self.owner_alive else None)
         return min(one for one in times if one is not None)
 
 
@@ -149,30 +159,34 @@ async def _with_waiting(site: Site, database: Database, ledger: Ledger, parts: l
     old = [part for part in parts if _suspicious(part) and (part.name, part.partition) in behind]
     old.sort(key=lambda part: -(part.settled_ago or float("inf")))
     until, found, unseen = monotonic() + LOOKED_FOR, {}, 0
+    stored = {one.name: one for one in await ledger.list()} if old or any(part.unhandled for part in parts) else {}
     for part in old:
-        limit = min(until, monotonic() + LOOKED_FOR_EACH)
-        event, seen = await _next_event(database, ledger, part, behind[part.name, part.partition], limit)
+        if part.name not in stored:  # deleted meanwhile
+            continue
+        limit, subscription = min(until, monotonic() + LOOKED_FOR_EACH), stored[part.name]
+        event, seen = await _next_event(database, subscription.selector, part, behind[part.name, part.partition], limit)
         unseen += not seen
         if event is not None:
-            found[part.name, part.partition] = await _age(site, event.recorded_at)
-    return [replace(part, waiting=found.get((part.name, part.partition))) for part in parts], unseen
+            since = max(event.recorded_at, subscription.created_at)
+            found[part.name, part.partition] = await _age(site, since)
+    sinks = {name: one.options.get("sink") for name, one in stored.items()}
+    return [
+        replace(part, waiting=found.get((part.name, part.partition)), sink=sinks.get(part.name)) for part in parts
+    ], unseen
 
 
 def _suspicious(part: Part) -> bool:
-    times = (part.settled_ago, part.owner_age)
-    return part.should_run and bool(part.owner_alive) and all(one is None or one >= STILL for one in times)
+    """Whether it may have stood still; one that live nodes handle and nobody owns may just be moving."""
+    times = (part.settled_ago, part.owner_age if part.owner_alive else None)
+    return (part.should_run or part.unhandled) and all(one is None or one >= STILL for one in times)
 
 
 async def _next_event(
-    database: Database, ledger: Ledger, part: Part, head: int, until: float
+    database: Database, selector: Selector, part: Part, head: int, until: float
 ) -> tuple[Event | None, bool]:
     """Return the first event behind the checkpoint that it wants, and whether it was looked for to the end."""
     if monotonic() >= until:
         return None, False
-    try:
-        selector = (await ledger.get(part.name)).selector
-    except SubscriptionNotFound:
-        return None, True
     share = Share(part.pool_size, part.partition) if part.pool_size > 1 else None
     after = part.checkpoint
     while after < head and monotonic() < until:
@@ -248,15 +262,26 @@ def _counts(parked: Iterable[Parking]) -> list[dict[str, Any]]:
 
 @check("handled", read_deliveries)
 def handled(found: Deliveries) -> Verdict:
-    """Whether a live node handles each active subscription."""
-    names = [name for name, parts in found.each() if parts[0].state == "active" and not parts[0].handlers]
-    if not names:
+    """Whether a live node handles each active subscription, above all one that events wait for."""
+    unhandled = {name: parts for name, parts in found.each() if parts[0].state == "active" and not parts[0].handlers}
+    if not unhandled:
         return ok("every active subscription is handled by a live node")
-    return warn(
-        f"no live node handles {named(names)}",
-        "start a node with a handler for it (`eventstore work`), pause it, or delete it if nobody needs it",
-        [{"name": name} for name in names],
-    )
+    times = {name: [part.still for part in parts if part.still is not None] for name, parts in unhandled.items()}
+    waiting = {name: max(some, default=None) for name, some in times.items()}
+    late = {name: time for name, time in waiting.items() if time is not None and time >= STILL}
+    longest = sorted(late, key=lambda name: -late[name])
+    text = f"no live node handles {named([*longest, *(name for name in waiting if name not in late)])}"
+    if late:
+        text += f"; events wait: {named(f'{name} for {late[name]:.0f} s' for name in longest)}"
+    cures = ["start a node with a handler for it (`eventstore work`), pause it, or delete it if nobody needs it"]
+    sinks = [name for name, parts in unhandled.items() if parts[0].sink is not None]
+    if sinks:
+        cures.append(
+            f"to deliver to the sink of {named(sinks)} a node needs no handler: if one is up, it lacks the variable of "
+            "a secret, or an option does not fit it; its log names which"
+        )
+    facts = [{"name": name, "waiting": waiting[name], "sink": parts[0].sink} for name, parts in unhandled.items()]
+    return (fail if late else warn)("; ".join(filter(None, (text, _unseen(found)))), "; ".join(cures), facts)
 
 
 @check("owned", read_deliveries)
@@ -310,16 +335,24 @@ def ahead(found: Deliveries) -> Verdict:
 @check("stuck", read_deliveries)
 def stuck(found: Deliveries) -> Verdict:
     """Partitions whose owner lives and whose checkpoint does not move although there are events for them."""
-    still = [part for part in found.parts if part.still is not None and part.still >= STILL]
-    unseen = f"there was no time to see whether {found.unseen} others have something to do" if found.unseen else ""
-    if not still:
-        if unseen:
-            return unknown(f"unknown: {unseen}", "ask again when the database is less busy")
-        return ok("every partition that has something to do moves")
-    text = named(f"{part.label} on {part.owner} for {part.still or 0:.0f} s at {part.checkpoint}" for part in still)
-    judge = fail if any((part.still or 0) >= STANDS for part in still) else warn
-    cure = "see what its handler waits for (the node's log); stop that node, and others take over"
-    return _about(judge, still, "; ".join(filter(None, (f"no progress: {text}", unseen))), cure)
+    late = [part for part in found.parts if part.still is not None and part.still >= STILL]
+    still, alone = [part for part in late if part.owner_alive], [part for part in late if not part.owner_alive]
+    nobody = f"nobody runs {named(part.label for part in alone)}, and events wait" if alone else ""
+    if still:
+        text = named(f"{part.label} on {part.owner} for {part.still or 0:.0f} s at {part.checkpoint}" for part in still)
+        judge = fail if any((part.still or 0) >= STANDS for part in still) else warn
+        cure = "see what its handler waits for (the node's log); stop that node, and others take over"
+        return _about(judge, late, "; ".join(filter(None, (f"no progress: {text}", nobody, _unseen(found)))), cure)
+    if alone:
+        text = "; ".join(filter(None, (nobody, _unseen(found))))
+        return _about(warn, alone, text, "the checks `handled` and `owned` tell why")
+    if found.unseen:
+        return unknown(f"unknown: {_unseen(found)}", "ask again when the database is less busy")
+    return ok("every partition that has something to do moves")
+
+
+def _unseen(found: Deliveries) -> str:
+    return f"there was no time to see whether {found.unseen} others have something to do" if found.unseen else ""
 
 
 def _about(judge: Callable[..., Verdict], parts: Iterable[Part], text: str, cure: str) -> Verdict:
@@ -351,7 +384,7 @@ def nodes(found: Nodes) -> Verdict:
     old = [(one, ago) for one, ago in gone if ago >= DEAD]
     alive = sum(one.alive for one in found.nodes)
     if not old:
-        return ok(f"{alive} nodes run handlers")
+        return ok("1 node runs handlers" if alive == 1 else f"{alive} nodes run handlers")
     text = named(f"{one.name} {ago:.0f} s ago, with {len(one.partitions)} partitions" for one, ago in old)
     facts = [
         {"name": one.name, "incarnation": str(one.incarnation), "expired_ago": ago, "partitions": len(one.partitions)}

@@ -9,8 +9,10 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from time import monotonic
 from typing import Any
+from uuid import UUID
 
 from eventstore.database import Database
 from eventstore.errors import ConfigurationError
@@ -18,9 +20,9 @@ from eventstore.events import Event
 from eventstore.log.read import Page, Reading, Window, check_bounds, check_position
 from eventstore.router import Indexed, Router
 from eventstore.selectors import All, Selector, check_selector, dump
-from eventstore.subscriptions.model import Subscription
+from eventstore.subscriptions.model import Subscription, encode_after
 
-__all__ = ["Explanation", "Plan", "Progress", "Remaining", "Sample", "explain", "plan_lines"]
+__all__ = ["Explanation", "Plan", "Progress", "Remaining", "Repeated", "Sample", "explain", "plan_lines", "repeated"]
 
 SAMPLE = 10_000
 """Positions at the end of the log that are looked at for how many of them match."""
@@ -184,6 +186,50 @@ async def explain(
         remaining=remaining,
         events=await _first(database, selector, stood, horizon, min(events, remaining.events)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """What a rewind would do.
+
+    Attributes:
+        after: the position that its place comes to.
+        events: how many would be delivered again; None: more than were counted.
+    """
+
+    after: int
+    events: int | None
+
+
+async def repeated(
+    database: Database, subject: Subscription, place: int | datetime | UUID, *, limit: int, within: float
+) -> Repeated:
+    """Tell where a rewind to *place* leads, and how many events it repeats.
+
+    Args:
+        limit: count so many at most.
+        within: count for so many seconds at most.
+
+    Raises:
+        CheckpointAheadOfLog: the place lies beyond the log.
+        ConfigurationError: there is no such place, or the role may not see it.
+        SubscriptionNotFound: it was deleted meanwhile.
+    """
+    asked = {"event": str(place)} if isinstance(place, UUID) else encode_after(place)
+    after = int(await database.value("rewind_position_v1", subject.name, json.dumps(asked)))
+    stands = await _progress(database, subject.name, 0)
+    floors = stands.floors and [min(floor, after) for floor in stands.floors]
+    would = Progress([min(one, after) for one in stands.checkpoints], floors)
+    # Up to here something is settled; what is behind its partition's checkpoint even so, comes for the first time.
+    end = max(*stands.checkpoints, *(stands.floors or ()), after)
+    counter = _Counter(database, subject.selector)
+    try:
+        async with asyncio.timeout(within):
+            again = await counter.remaining(would, end, limit)
+            first = await counter.remaining(stands, end, limit) if again.exact else again
+    except TimeoutError:
+        return Repeated(after, None)
+    return Repeated(after, again.events - first.events if again.exact and first.exact else None)
 
 
 async def _progress(database: Database, name: str | None, after: int) -> Progress:

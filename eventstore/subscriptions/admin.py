@@ -69,6 +69,7 @@ class Subscriptions:
         They stay stopped here until `start`. Stopping what does not run is fine.
         """
         check_subscription_name(name)
+        self._check_outside(name, "stop")
         await self._pools.stop_here(name)
 
     # -- all nodes
@@ -159,6 +160,7 @@ class Subscriptions:
         stream by stream. Waits for that; cancelled, or after *timeout* seconds (`TimeoutError`), it happens
         nevertheless, as soon as the old partitions are free.
         """
+        self._check_outside(name, "resize")
         done = await self._ledger.resize(name, pool_size)
         self._pools.look()
         backoff = Backoff(0.01, 0.5)
@@ -203,6 +205,12 @@ class Subscriptions:
 
     async def _behind(self, name: str, position: int) -> Partitions:
         return [one for one in (await self._ledger.get(name)).partitions if one.checkpoint < position]
+
+    def _check_outside(self, name: str, what: str) -> None:
+        if self._pools.inside(name):
+            raise ConfigurationError(
+                f"a handler of {name!r} cannot {what} it, which waits for the handler itself: do it in another task"
+            )
 
     # -- parked events
 

@@ -182,9 +182,11 @@ class Ledger:
         """Return everything the node owns; what it runs beyond that it has lost."""
         return [Owned(*row) for row in await self._database.rows("owned_partitions_v1", node)]
 
-    async def release(self, node: UUID, positions: Sequence[tuple[Claim, int | None]]) -> set[Key]:
+    async def release(
+        self, node: UUID, positions: Sequence[tuple[Claim, int | None]], on: Connection | None = None
+    ) -> set[Key]:
         """Settle (None: leave the checkpoint) and give back; returns the keys of the claims that were still held."""
-        rows = await self._database.rows("release_partitions_v1", node, *_positions(positions))
+        rows = await self._database.rows("release_partitions_v1", node, *_positions(positions), on=on)
         return {(row["subscription_id"], row["partition"]) for row in rows}
 
     async def settle(

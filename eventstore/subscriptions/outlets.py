@@ -38,9 +38,9 @@ class Outlets:
 
     def __init__(self, pubsub: PubSub, ledger: Ledger, changed: Callable[[], None]) -> None:
         self._pubsub, self._ledger, self._changed = pubsub, ledger, changed
-        self._sinks: dict[str, tuple[Any, Registration]] = {}
+        self._sinks: dict[str, tuple[Any, Registration, AsyncExitStack]] = {}
         self._refused: dict[str, Any] = {}
-        self._open = AsyncExitStack()
+        self._outdated: list[AsyncExitStack] = []
         self._mailboxes: set[str] = set()
         self._came = asyncio.Event()
 
@@ -60,24 +60,32 @@ class Outlets:
     async def registrations(self) -> list[Registration]:
         """Return what this node delivers without a handler: to sinks, and as a last resort to its mailboxes."""
         stored = await self._ledger.sinks()
+        # Whoever delivered to them has been replaced since they were put there.
+        outdated, self._outdated = self._outdated, []
+        for closing in outdated:
+            await closing.aclose()
         for name in self._sinks.keys() - stored.keys():
-            del self._sinks[name]
+            self._outdated.append(self._sinks.pop(name)[2])
         sinks = [one for name, options in stored.items() if (one := await self._sink(name, options)) is not None]
         waiting = [self._mailbox(name) for name in self._mailboxes if name not in stored]
         return sinks + waiting
 
     async def close(self) -> None:
         """Close the sinks."""
+        open_ones = [*self._outdated, *(one[2] for one in self._sinks.values())]
         self._sinks.clear()
         self._refused.clear()
-        await self._open.aclose()
+        self._outdated.clear()
+        for one in open_ones:
+            await one.aclose()
 
     async def _sink(self, name: str, options: Mapping[str, Any]) -> Registration | None:
         found = self._sinks.get(name)
         if found is not None and found[0] == options:
             return found[1]
+        closing = AsyncExitStack()
         try:
-            sink = await self._open.enter_async_context(
+            sink = await closing.enter_async_context(
                 open_sink(options["sink"], options.get("sink_options", {}), self._pubsub)
             )
         except ConfigurationError as error:
@@ -85,7 +93,9 @@ class Outlets:
                 log.error("this node cannot deliver %r: %s", name, error)
                 self._refused[name] = options
             return None
-        self._sinks[name] = (options, Registration(name, _to(sink), batch_size=sink.batch_size))
+        if found is not None:
+            self._outdated.append(found[2])
+        self._sinks[name] = (options, Registration(name, _to(sink), batch_size=sink.batch_size), closing)
         return self._sinks[name][1]
 
     def _mailbox(self, name: str) -> Registration:

@@ -20,7 +20,6 @@ from eventstore.errors import (
     AlreadyStarted,
     CheckpointAheadOfLog,
     ConfigurationError,
-    DatabaseUnavailable,
     EventStoreError,
     LeaseLost,
     NoProc,
@@ -169,6 +168,11 @@ class Pools:
         """Return the emitters of one subscription on this node."""
         return [one for one in self._emitters.values() if one.claim.name == name]
 
+    def inside(self, name: str) -> bool:
+        """Whether a handler of *name* is what runs now: it cannot wait for its own end."""
+        current = asyncio.current_task()
+        return any(one.task is current for one in self.of(name) if one.task is not None)
+
     def look(self) -> None:
         """Look for changes at once."""
         self.lease.look()
@@ -276,7 +280,7 @@ class Pools:
         try:
             async with asyncio.timeout(LEAVE_WITHIN):
                 await self._settling.store(node, emitters)
-        except (EventStoreError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001 - it is on its way out, whatever the database says
             self._warn_unsettled(error)
         try:
             async with asyncio.timeout(LEAVE_WITHIN):
@@ -286,7 +290,7 @@ class Pools:
                     await asyncio.wait([self._holding])
                     await self.ledger.leave(node)
                     self._tell_of_node("node_left", node)
-        except (EventStoreError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001 - as above
             self._warn_unsettled(error)
         else:
             for emitter in emitters:
@@ -412,9 +416,14 @@ class Pools:
         if node is None or not emitters:
             return
         try:
-            await self.ledger.release(node, [(one.claim, one.settleable()) for one in emitters])
+            # As in `Settling.store`: positions are taken on the connection that stores them.
+            async with self._control.acquire() as connection:
+                positions = [(one.claim, one.settleable()) for one in emitters]
+                await self.ledger.release(node, positions, on=connection)
         except EventStoreError as error:
             log.warning("releasing failed: %s; it is claimed and released again", error)
+        except Exception:
+            log.exception("releasing failed; it is claimed and released again")
         for emitter in emitters:
             self._forget(emitter)
             self._tell_released(emitter)
@@ -493,6 +502,7 @@ class Pools:
         if self._emitters.get(emitter.handle) is emitter:
             del self._emitters[emitter.handle]
             self._suspended.discard(emitter.handle)
+            self._revisions.pop(emitter.handle, None)
         task = emitter.task
         emitter.close()
         self.registry.remove_consumer(emitter.handle)
@@ -573,8 +583,8 @@ class Pools:
                     await self.ledger.settle_one(claim, position)
                     await self.ledger.halt(claim, error)
                     break
-                except DatabaseUnavailable as unavailable:
-                    log.warning("the halt of %s could not be recorded: %s; trying again", claim.name, unavailable)
+                except Exception as failed:  # noqa: BLE001 - whatever it is, an unrecorded halt would be taken up again
+                    log.warning("the halt of %s could not be recorded: %r; trying again", claim.name, failed)
                     await self.clock.sleep(pause.next())
         finally:
             self._allow(claim.key)

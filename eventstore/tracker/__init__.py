@@ -27,4 +27,5 @@ _HOMES = {
     "eventstore.tracker.tracker": ("Tracker",),
 }
 
-__getattr__, __dir__ = lazy(globals(), _HOMES)
+if not TYPE_CHECKING:  # or checkers would take any name for one of the package
+    __getattr__, __dir__ = lazy(globals(), _HOMES)

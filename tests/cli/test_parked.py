@@ -104,6 +104,23 @@ async def test_a_position_where_nothing_is_parked_is_not_found(cli: Run, shop: S
         assert failure(result) == (2, "ConfigurationError")
 
 
+@pytest.mark.parametrize("command", [("replay",), ("replay", "--wait"), ("discard", "--yes")], ids=" ".join)
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("nope", "'s' has no event of key 'nope' parked; `eventstore parked list` shows what it has"),
+        ("s:a", "'s' has no event of key 's:a' parked; did you mean 'a'?"),
+        ("e:1", "'s' has no event of key 'e:1' parked; did you mean '1'?"),
+    ],
+)
+async def test_a_key_under_which_nothing_is_parked_is_not_found(
+    cli: Run, shop: Shop, command: tuple[str, ...], key: str, says: str
+) -> None:
+    name, *options = command
+    result = await beside(cli, name, "s", "--key", key, *options)
+    assert (result.exit_code, result.stdout, result.stderr) == (6, "", f"ParkedNotFound: {says}\n")
+
+
 # -- replay
 
 

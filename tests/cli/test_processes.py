@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -226,7 +227,16 @@ def test_ctrl_c_ends_work_without_a_traceback(work: Spawn, append: Callable[...,
     append("s", NewEvent("T"))
     worker = work("shop:store")
     worker.stdout.readline()
-    assert interrupted(worker) == (130, "")
+    code, stderr = interrupted(worker)
+    assert (code, stderr.count("\n")) == (130, 1)
+
+
+def test_work_says_at_start_who_runs_what_where(work: Spawn, cli: Run) -> None:
+    assert cli("subscription", "create", "lines", "--sink", "stdout").exit_code == 0
+    worker = work("shop:store")
+    line = worker.stderr.readline()
+    assert re.fullmatch(r"node \S+: 1 handler and 1 sink, on postgresql://\S+, schema eventstore\n", line)
+    assert interrupted(worker, signal.SIGTERM)[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from eventstore import All, Delivery, Event, EventStore, FailurePolicy, NewEvent
+from eventstore.cli.subscription import changing
 from eventstore.cli.subscription.changing import _show_progress
 from eventstore.cli.subscription.showing import _glob, _owners, row_of, status_of
 from eventstore.cli.subscription.watching import _line, _rows, _Shared, _Watched
@@ -157,8 +158,8 @@ def test_an_empty_name_is_refused(cli: Run) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [("show",), ("delete", "--yes"), ("pause",), ("resume",), ("resize",), ("rewind", "--after", "0", "--yes"),
-     ("watch",)],
+    [("show",), ("delete", "--yes"), ("update", "--no-sink"), ("pause",), ("resume",), ("resize",),
+     ("rewind", "--after", "0", "--yes"), ("watch",)],
     ids=" ".join,
 )  # fmt: skip
 def test_an_unknown_subscription_is_not_found(cli: Run, command: tuple[str, ...]) -> None:
@@ -303,12 +304,12 @@ def test_a_resize_that_nobody_makes_room_for_names_who_does_not(cli: Run, execut
     cli(*CREATE)
     execute(
         f"with n as (insert into eventstore.nodes (incarnation, name, started_at, lease_until)"
-        f" values ('{uuid4()}', 'dead', now(), now()) returning incarnation)"
+        f" values ('{uuid4()}', 'frozen', now(), now() + interval '1 hour') returning incarnation)"
         " update eventstore.checkpoints set owner = n.incarnation from n where partition = 0"
     )
     result = cli("subscription", "resize", "billing", "4", "--timeout", "0.1", "--json")
     assert failure(result) == (3, "TimeoutError")
-    assert "given back, by dead" in result.stderr
+    assert "given back, by frozen" in result.stderr
     assert rows(cli("subscription", "list", "--json"))[0]["status"] == "resizing to 4"
 
 
@@ -363,11 +364,30 @@ def test_a_rewind_asks_first(cli: Run, append: Callable[..., None]) -> None:
     result = cli("subscription", "rewind", "x", "--after", "0", input="n\n")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith(
-        "Deliver to x again what comes after position 0, and forget what is parked of that?"
+        "Deliver to x again what comes after position 0 (1 event), and forget what is parked of that?"
     )
     assert rows(cli("subscription", "list", "--json"))[0]["settled"] == 1
     assert cli("subscription", "rewind", "x", "--after", "0", input="y\n").exit_code == 0
     assert rows(cli("subscription", "list", "--json"))[0]["settled"] == 0
+
+
+async def test_before_a_rewind_it_is_said_which_position_a_time_or_an_event_is(cli: Run, store: EventStore) -> None:
+    first, *_ = await rewindable(store)
+    places = {f"--event={first}": "position 1 (2 events)", "--after=2011-01-01": "position 0 (3 events)"}
+    for place, told in places.items():
+        result = await asyncio.to_thread(cli, "subscription", "rewind", "s", place, input="n\n")
+        assert f", which is {told}, and forget" in result.stderr
+    assert (await asyncio.to_thread(cli, "subscription", "rewind", "s", place, input="y\n")).exit_code == 0
+    assert (await store.subscriptions.get("s")).partitions[0].checkpoint == 0
+
+
+def test_what_would_take_long_to_count_is_many(
+    cli: Run, append: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append("s", NewEvent("T"))
+    cli("subscription", "create", "x", "--after", "1")
+    monkeypatch.setattr(changing, "COUNTED_WITHIN", 0.0)
+    assert "after position 0 (many events), " in cli("subscription", "rewind", "x", "--after", "0", input="n\n").stderr
 
 
 @pytest.mark.parametrize(
@@ -387,6 +407,77 @@ def test_a_rewind_asks_first(cli: Run, append: Callable[..., None]) -> None:
 def test_a_place_that_is_none_is_refused(cli: Run, args: tuple[str, ...], code: int, error: str) -> None:
     cli(*CREATE)
     assert failure(cli("subscription", "rewind", "billing", *args, "--yes", "--json")) == (code, error)
+
+
+# -- update
+
+
+SHOP = ("--sink", "https://shop.example/events", "--sink-option", "timeout=5")
+
+
+@pytest.mark.parametrize(
+    ("created", "given", "options"),
+    [
+        (("--attempts", "2", "--delay", "1"), ("--attempts", "forever"), {"policy": {"attempts": None, "delay": 1}}),
+        (("--attempts", "2"), ("--default-policy",), {}),
+        (("--attempts", "2"), ("--default-policy", "--then", "halt"), {"policy": {"then": "halt"}}),
+        ((), ("--sink", "stdout"), {"sink": "stdout"}),
+        (SHOP, ("--sink-option", "tags=true"), {"sink": SHOP[1], "sink_options": {"timeout": 5, "tags": True}}),
+        (SHOP, ("--sink", "http://h"), {"sink": "http://h"}),
+        (SHOP, ("--sink", SHOP[1], "--sink-option", "tags=true"), {"sink": SHOP[1], "sink_options": {"tags": True}}),
+        (SHOP, ("--sink", "stdout"), {"sink": "stdout"}),
+        ((*SHOP, "--attempts", "2"), ("--no-sink",), {"policy": {"attempts": 2}}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_update_changes_what_is_given(
+    cli: Run, created: tuple[str, ...], given: tuple[str, ...], options: dict[str, Any]
+) -> None:
+    cli("subscription", "create", "x", *created)
+    assert rows(cli("subscription", "update", "x", *given, "--json")) == [{"name": "x", "updated": True}]
+    assert rows(cli("subscription", "show", "x", "--json"))[0]["options"] == options
+    assert rows(cli("subscription", "update", "x", *given, "--json")) == [{"name": "x", "updated": False}]
+
+
+def test_an_update_says_whether_it_was_so_already(cli: Run) -> None:
+    cli(*CREATE)
+    update = ("subscription", "update", "billing", "--then", "halt")
+    assert cli(*update).stdout == "updated subscription billing\n"
+    assert cli(*update).stdout == "subscription billing was so already\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "error", "says"),
+    [
+        ((), "UsageError", "say what to change"),
+        (("--no-sink", "--sink", "stdout"), "UsageError", "--no-sink goes without"),
+        (("--no-sink", "--sink-option", "x=1"), "UsageError", "--no-sink goes without"),
+        (("--sink-option", "timeout=1"), "ConfigurationError", "go with a sink"),
+        (("--sink", "ftp://x"), "ConfigurationError", "no sink delivers to ftp"),
+        (("--attempts", "0"), "ConfigurationError", "--attempts must be"),
+        (("--delay-max", "0.01"), "ConfigurationError", "--delay-max must be"),
+    ],
+    ids=str,
+)
+def test_an_update_to_values_out_of_range_is_refused(cli: Run, args: tuple[str, ...], error: str, says: str) -> None:
+    cli(*CREATE)
+    result = cli("subscription", "update", "billing", *args, "--json")
+    assert failure(result) == (2, error)
+    assert says in result.stderr
+    assert rows(cli("subscription", "show", "billing", "--json"))[0]["options"] == {}
+
+
+async def test_running_nodes_go_on_with_the_new_policy(cli: Run, store: EventStore) -> None:
+    @store.handler("s", All(), policy=FailurePolicy(attempts=None, delay=0.01))
+    async def handle(event: Event, delivery: Delivery) -> None:
+        raise ValueError
+
+    await store.append("a", [NewEvent("T")])
+    async with asyncio.timeout(30), running(store):
+        await store._pools.moments.next("failed")
+        assert await beside(cli, "update", "s", "--attempts", "1") == [{"name": "s", "updated": True}]
+        await store.subscriptions.wait_for("s", 1)
+    assert [one.attempts for one in await store.subscriptions.parked("s")] == [1]
 
 
 # -- delete

@@ -6,7 +6,7 @@ import pytest
 
 from eventstore import EventStore
 from eventstore.cli.session import Session
-from eventstore.cli.work import _place
+from eventstore.cli.work import _place, _tell_what_runs
 from eventstore.errors import AlreadyStarted, ConfigurationError
 
 
@@ -47,3 +47,18 @@ def test_a_dsn_and_a_data_directory_are_not_taken_together() -> None:
 async def test_an_open_store_stays_where_it_is(store: EventStore) -> None:
     with pytest.raises(AlreadyStarted):
         store.place("x")
+
+
+async def test_the_line_at_start_hides_the_password(store: EventStore, capsys: pytest.CaptureFixture[str]) -> None:
+    store._dsn = "postgresql://me:secret@db/shop"
+    await _tell_what_runs(store)
+    told = f"node {store.node_name}: 0 handlers and 0 sinks, on postgresql://me:***@db/shop, schema eventstore\n"
+    assert capsys.readouterr().err == told
+
+
+async def test_the_line_at_start_names_the_embedded_postgres(
+    store: EventStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store._dsn, store._data_dir = None, "data"
+    await _tell_what_runs(store)
+    assert "on the embedded Postgres in data, schema" in capsys.readouterr().err

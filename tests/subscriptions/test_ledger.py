@@ -251,5 +251,5 @@ async def test_a_checkpoint_beyond_the_log_is_named(ledger: Ledger, sql: asyncpg
     await ledger.create("s", All())
     await sql.execute("update eventstore.checkpoints set position = 7")
     (claim,) = (await ledger.claim(await joined(ledger), ["s"])).claims
-    with pytest.raises(CheckpointAheadOfLog, match="checkpoint at 7, but the log ends at 0"):
+    with pytest.raises(CheckpointAheadOfLog, match=r"position 7 .* lies beyond the log, which ends at 0"):
         claim.check_log()

@@ -421,3 +421,30 @@ async def test_an_unfenced_settle_is_caught(store: EventStore, sql: asyncpg.Conn
         assert not await store._ledger.halt(stale, ValueError())
         await sql.execute("update eventstore.checkpoints set position = 99")  # what a stale one would do unfenced
         assert (await store.subscriptions.get("s")).partitions[0].checkpoint == 99
+
+
+@pytest.mark.parametrize("what", ["stop", "resize"])
+async def test_a_handler_cannot_wait_for_its_own_end(store: EventStore, what: str) -> None:
+    refused: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    @store.handler("s", All())
+    async def handler(event: Event, delivery: Delivery) -> None:
+        try:
+            await (store.subscriptions.stop("s") if what == "stop" else store.subscriptions.resize("s", 2))
+        except ConfigurationError as error:
+            refused.set_result(str(error))
+
+    await store.append("s", [NewEvent("A")])
+    async with store.running():
+        assert "do it in another task" in await asyncio.wait_for(refused, 30)
+
+
+async def test_a_run_that_cannot_start_says_so_before_the_block(store: EventStore) -> None:
+    store.handler("nobody declared it")(nothing)
+    with pytest.raises(SubscriptionNotFound):
+        async with store.running():
+            pytest.fail("there is nothing to run")
+
+
+async def nothing(event: Event, delivery: Delivery) -> None:
+    return None

@@ -12,6 +12,7 @@ from eventstore.cli.session import Session, shared_options
 from eventstore.cli.subscription.changing import delete, pause, resize, resume, rewind
 from eventstore.cli.subscription.creating import create
 from eventstore.cli.subscription.showing import list_, show
+from eventstore.cli.subscription.updating import update
 from eventstore.cli.subscription.watching import watch
 
 __all__ = ["command"]
@@ -20,8 +21,8 @@ __all__ = ["command"]
 @click.group()
 @shared_options
 def command(_session: Session) -> None:
-    """Create, show, watch, pause, rewind and resize subscriptions."""
+    """Create, show, update, pause, rewind and resize subscriptions."""
 
 
-for one in (create, list_, show, explain, pause, resume, rewind, resize, delete, watch):
+for one in (create, list_, show, explain, update, pause, resume, rewind, resize, delete, watch):
     command.add_command(one)

@@ -16,6 +16,7 @@ from eventstore.cli.session import Session, shared_options
 from eventstore.cli.values import NAME, POSITION, ParamType, Time
 
 if TYPE_CHECKING:
+    from eventstore.reports.explaining import Repeated
     from eventstore.store import EventStore
     from eventstore.subscriptions.model import Rewound
 
@@ -23,6 +24,9 @@ __all__ = ["delete", "pause", "resize", "resume", "rewind"]
 
 LOOKED_EVERY = 0.2
 """Seconds between looks at a resize under way, for the progress bar."""
+
+COUNTED, COUNTED_WITHIN = 100_000, 2.0
+"""How many of the events that a rewind repeats are counted before it is asked for, and for how many seconds."""
 
 # Every store here listens: that is how who watches the subscription hears what was done.
 
@@ -111,6 +115,12 @@ def rewind(session: Session, name: str, after: int | datetime | None, event: UUI
     assert place is not None
     if not yes:
         told = {int: "position ", UUID: "event "}.get(type(place), "") + cell(place)
+        repeats = _repeats(session, name, place)
+        if repeats is not None:
+            if type(place) is not int:
+                told += f", which is position {repeats.after}"
+                place = repeats.after
+            told += f" ({'many events' if repeats.events is None else _counted(repeats.events, 'event')})"
         confirm(f"Deliver to {cell(name)} again what comes after {told}, and forget what is parked of that?", "changed")
     done = session.run(_rewind(session, name, place))
     row = {"name": name, "after": done.after, "partitions": done.partitions, "forgotten": done.parked}
@@ -119,13 +129,34 @@ def rewind(session: Session, name: str, after: int | datetime | None, event: UUI
     result(session.json, row, sentence)
 
 
+def _repeats(session: Session, name: str, place: int | datetime | UUID) -> Repeated | None:
+    """Look where it would lead; None: not every role may see that, who can rewind."""
+    from eventstore.errors import ConfigurationError
+
+    session.log_to_stderr()
+    try:
+        with session.server() as dsn:
+            return session.run(_look(session, dsn, name, place))
+    except ConfigurationError:
+        return None
+
+
+async def _look(session: Session, dsn: str, name: str, place: int | datetime | UUID) -> Repeated:
+    from eventstore.reports.explaining import repeated
+    from eventstore.reports.site import Site
+
+    async with Site(dsn, session.schema_name) as site:
+        stored = await (await site.ledger()).get(name)
+        return await repeated(await site.database(), stored, place, limit=COUNTED, within=COUNTED_WITHIN)
+
+
 async def _rewind(session: Session, name: str, place: int | datetime | UUID) -> Rewound:
     async with session.store(listen=True) as store:
         return await store.subscriptions.rewind(name, place)
 
 
 def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 # -- resize

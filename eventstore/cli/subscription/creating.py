@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from eventstore.subscriptions.model import Subscription
     from eventstore.subscriptions.policy import FailurePolicy
 
-__all__ = ["create"]
+__all__ = ["create", "delivery_options", "policy_of"]
 
 POLICY = ("attempts", "delay", "delay_max", "factor", "timeout", "then")
 
@@ -57,66 +57,71 @@ class _SinkOption(ParamType):
             return name, text
 
 
-_OPTIONS = (
-    click.option("--sink", metavar="TARGET", help="Deliver without a handler: pubsub:TOPIC, https://… or stdout."),
-    click.option(
-        "--sink-option",
-        "sink_options",
-        type=_SinkOption(),
-        multiple=True,
-        metavar="NAME=JSON",
-        help="Of the sink; repeatable. Secrets are named only: secret_env=VARIABLE.",
-    ),
-    click.option(
-        "--attempts", type=_Attempts(), metavar="N|forever", help="Deliveries of an event that fails.  [default: 5]"
-    ),
-    click.option("--delay", type=float, metavar="SECONDS", help="Pause before the second.  [default: 0.1]"),
-    click.option("--delay-max", type=float, metavar="SECONDS", help="Longest pause.  [default: 30]"),
-    click.option("--factor", type=float, metavar="X", help="Each pause is X times the one before.  [default: 4]"),
-    click.option("--timeout", type=float, metavar="SECONDS", help="Longest delivery.  [default: any time]"),
-    click.option(
-        "--then",
-        type=click.Choice(["park_key", "park_event", "skip", "halt"]),
-        help="What follows the last attempt.  [default: park_key]",
-    ),
-)
+_OPTIONS: dict[tuple[str, ...], dict[str, Any]] = {
+    ("--sink",): {"metavar": "TARGET", "help": "Deliver without a handler: pubsub:TOPIC, https://… or stdout."},
+    ("--sink-option", "sink_options"): {
+        "type": _SinkOption(),
+        "multiple": True,
+        "metavar": "NAME=JSON",
+        "help": "Of the sink; repeatable. Secrets are named only: secret_env=VARIABLE.",
+    },
+    ("--attempts",): {
+        "type": _Attempts(),
+        "metavar": "N|forever",
+        "help": "Deliveries of an event that fails.  [default: 5]",
+    },
+    ("--delay",): {"type": float, "metavar": "SECONDS", "help": "Pause before the second.  [default: 0.1]"},
+    ("--delay-max",): {"type": float, "metavar": "SECONDS", "help": "Longest pause.  [default: 30]"},
+    ("--factor",): {"type": float, "metavar": "X", "help": "Each pause is X times the one before.  [default: 4]"},
+    ("--timeout",): {"type": float, "metavar": "SECONDS", "help": "Longest delivery.  [default: any time]"},
+    ("--then",): {
+        "type": click.Choice(["park_key", "park_event", "skip", "halt"]),
+        "help": "What follows the last attempt.  [default: park_key]",
+    },
+}
 
 
-def _delivery_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what says where to deliver and what follows failures; the command gets ``options=``, as of `subscribe`."""
+def delivery_options(*, defaults: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add what says where to deliver and what follows failures, with or without naming *defaults*.
 
-    @wraps(function)
-    def command(*args: Any, sink: str | None, sink_options: Iterable[tuple[str, Any]], **given: Any) -> Any:
-        policy = {name: given.pop(name) for name in POLICY}
-        options = {"policy": _policy(policy), "sink": sink, "sink_options": _sink_options(sink, sink_options)}
-        return function(*args, options=options, **given)
+    The command gets ``policy=``, the fields that were given, ``sink=``, and ``sink_options=``, None if none was.
+    """
 
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def command(*args: Any, sink_options: Iterable[tuple[str, Any]], **given: Any) -> Any:
+            policy = {name: value for name in POLICY if (value := given.pop(name)) is not None}
+            if "attempts" in policy:
+                (policy["attempts"],) = policy["attempts"]
+            return function(*args, policy=policy, sink_options=_sink_options(sink_options), **given)
+
+        for flag, words in reversed(_OPTIONS.items()):
+            shown = words["help"] if defaults else words["help"].partition("  [default")[0]
+            command = click.option(*flag, **{**words, "help": shown})(command)
+        return command
+
+    return add
 
 
-def _policy(given: dict[str, Any]) -> FailurePolicy | None:
+def policy_of(given: dict[str, Any], base: FailurePolicy | None = None) -> FailurePolicy | None:
+    """Return *base* with the fields that were given; without any, *base*."""
+    from dataclasses import replace
+
     from eventstore.errors import ConfigurationError
     from eventstore.subscriptions.policy import FailurePolicy
 
-    named = {name: value for name, value in given.items() if value is not None}
-    if not named:
-        return None
-    if "attempts" in named:
-        (named["attempts"],) = named["attempts"]
+    if not given:
+        return base
     try:
-        return FailurePolicy(**named)
+        return replace(base or FailurePolicy(), **given)
     except ConfigurationError as error:
         # Its fields are called like the options.
         raise ConfigurationError(f"--{str(error).replace('delay_max', 'delay-max')}") from None
 
 
-def _sink_options(sink: str | None, given: Iterable[tuple[str, Any]]) -> dict[str, Any] | None:
+def _sink_options(given: Iterable[tuple[str, Any]]) -> dict[str, Any] | None:
     options: dict[str, Any] = {}
     for name, value in given:
-        if sink is None:
-            raise click.UsageError("--sink-option goes with --sink")
         if name in options:
             raise click.UsageError(f"--sink-option {name} is given twice")
         options[name] = value
@@ -130,7 +135,7 @@ def _sink_options(sink: str | None, given: Iterable[tuple[str, Any]]) -> dict[st
 @click.option(
     "--after", type=After(times=True), default="0", metavar="N|current|TIME", help="Begin after this.  [default: 0]"
 )
-@_delivery_options
+@delivery_options(defaults=True)
 @shared_options
 def create(
     session: Session,
@@ -138,7 +143,9 @@ def create(
     selector: Selector | None,
     pool_size: int,
     after: int | datetime | Literal["current"],
-    options: dict[str, Any],
+    policy: dict[str, Any],
+    sink: str | None,
+    sink_options: dict[str, Any] | None,
 ) -> None:
     """Store a subscription; the same one stored already is fine.
 
@@ -155,6 +162,9 @@ def create(
       eventstore subscription create orders --type OrderPlaced --sink pubsub:orders
       eventstore subscription create shop --sink https://shop.example/events --sink-option secret_env=ORDERS_SECRET
     """
+    if sink is None and sink_options is not None:
+        raise click.UsageError("--sink-option goes with --sink")
+    options = {"policy": policy_of(policy), "sink": sink, "sink_options": sink_options}
     stored = session.run(_create(session, name, selector, pool_size, after, options))
     sentence = f"subscription {cell(name)} begins after position {stored.start_position}"
     if stored.pool_size != pool_size:
