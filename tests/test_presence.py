@@ -75,7 +75,7 @@ async def test_a_running_store_is_among_the_nodes_with_its_partitions(store: Eve
     async with running(store):
         (node,) = await store.nodes()
         assert (node.name, node.alive, node.partitions) == ("one", True, [("audit", 0), ("audit", 1)])
-        assert node.incarnation == store._pools._node
+        assert node.incarnation == store._pools.lease.node
         assert node.lease_until > node.started_at
         assert abs((node.started_at - before).total_seconds()) < 60
     assert await store.nodes() == []

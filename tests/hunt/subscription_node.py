@@ -163,7 +163,6 @@ def cases(store: EventStore, plan: Plan, noted: Noted) -> None:
         await asyncio.sleep(plan.pause)
 
 
-@event_type("Order")
 class Order(BaseModel):
     total: int
 
@@ -171,6 +170,7 @@ class Order(BaseModel):
 def odd(store: EventStore, plan: Plan, noted: Noted) -> None:
     """Everything that a handler can do wrong, by the event's type."""
     policy = FailurePolicy(**plan.policy)
+    event_type("Order")(Order)  # here, since the registry is of the whole process, also where a test imports this
 
     @store.handler("odd", All(), pool_size=plan.pool_size, policy=policy)
     async def handle(event: Event, delivery: Delivery) -> Any:
