@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 CANCELLED_WITHIN = 2.0
 """Seconds a handler may take to end when it is cancelled."""
 
-LEAVE_WITHIN = 5.0
+LEAVE_WITHIN = 10.0
 """Seconds the last settlement may take."""
 
 CRASHES, WITHIN = 10, 60.0
