@@ -156,16 +156,18 @@ class Feed:
         self._router.remove(tap)
         self._rest()
 
-    async def join(self, members: Callable[[], Shares], after: int, read_to: Callable[[int], Awaitable[None]]) -> None:
+    async def join(
+        self, members: Callable[[], Shares], after: Callable[[], int], read_to: Callable[[int], Awaitable[None]]
+    ) -> None:
         """Publish to *members* every matching event from here on; they have seen everything up to *after*.
 
         If the feed is further, ``read_to(position)`` is awaited first, to read what lies between; the feed stands still
-        meanwhile, so that both meet exactly. Then *members* says who is still there.
+        meanwhile, so that both meet exactly. Then *members* says who is still there. Both are asked anew after each
+        wait: a cut meanwhile begins the feed further on, and sends members back.
         """
         async with self._paging:
-            while (position := await self._begun()) > after:
+            while (position := await self._begun()) > after():
                 await read_to(position)
-                after = position  # a cut meanwhile begins the feed anew, further on
             for handle, selector, share in members():
                 self._router.add(handle, selector, _numbers(share))
             self._rest()

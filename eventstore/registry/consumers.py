@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -37,7 +38,7 @@ class Clock(Protocol):
         """Call *callback* once, *delay* seconds from now; what is returned has a ``cancel()``."""
 
 
-class Resting:
+class Resting(ABC):
     """What every consumer has: a place in a registry, and a time when it is idle.
 
     One timer at most. Events leave it alone; when it fires, it looks whether it is time indeed.
@@ -55,14 +56,14 @@ class Resting:
         self.hibernating = self.suspended = False
 
     @property
+    @abstractmethod
     def _alive(self) -> bool:
         """Whether it takes events."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def _busy(self) -> bool:
         """Whether it has events that it has not handled, and rests anew when it has."""
-        raise NotImplementedError
 
     def _begin(self, registry: ConsumerRegistry[Any], handle: Any) -> None:
         """Start, once."""

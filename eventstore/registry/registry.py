@@ -41,6 +41,7 @@ class ConsumerRegistry(Generic[H]):
         remove_shapes: forgets handles whose consumer crashed, or would not run; a failure is logged.
         hibernate_after: seconds without an event until a consumer is idle.
         suspend: idle consumers end, instead of hibernating.
+        on_suspended: called with the handle of a consumer that ended until its next event.
         clock: tells the time; default: the running event loop.
         rng: random numbers in [0, 1).
 
@@ -59,6 +60,7 @@ class ConsumerRegistry(Generic[H]):
         *,
         hibernate_after: float = 30.0,
         suspend: bool = False,
+        on_suspended: Callable[[H], object] | None = None,
         clock: Clock | None = None,
         rng: Callable[[], float] = random.random,
     ) -> None:
@@ -67,6 +69,7 @@ class ConsumerRegistry(Generic[H]):
         self.stack_id, self.hibernate_after, self.suspend = stack_id, hibernate_after, suspend
         self.moments = Moments()
         self._start_consumer, self._remove_shapes = start_consumer, remove_shapes
+        self._on_suspended = on_suspended
         self.clock, self._rng = clock, rng
         self._tasks, self._closed = Tasks(), False
         self._entries: dict[H, AnyConsumer] = {}
@@ -275,6 +278,8 @@ class ConsumerRegistry(Generic[H]):
         consumer.suspended = True
         consumer._end(why, _Untouched())
         self.moments.reach("suspended", consumer.handle)
+        if self._on_suspended is not None:
+            self._on_suspended(consumer.handle)
 
     # -- ends
 

@@ -73,7 +73,7 @@ class Cohort:
                 page = await self._page(self.scanned)
                 await self._hand_over(page)
                 if page.scanned >= page.horizon:
-                    await self._feed.join(self._shares, self.scanned, self._read_to)
+                    await self._feed.join(self._shares, lambda: self.scanned, self._read_to)
                     return
         except BaseException:
             for member in self._members.values():

@@ -304,7 +304,8 @@ class Emitter:
             await self._load_parked()
         if self._decided:
             event, delivery = self._decided.popleft()
-            self._resolve(event, delivery.attempt, delivery.outcome or DONE)
+            assert delivery.outcome is not None
+            self._resolve(event, delivery.attempt, delivery.outcome)
         elif self._retries and self._retries[0][0] <= self._now:
             await self._again()
         elif self._ready:

@@ -125,7 +125,7 @@ class Inlet:
             return
         self._take(page)
         if page.scanned >= page.horizon:
-            await self._feed.join(self.shares, self.read, self._read_to)
+            await self._feed.join(self.shares, lambda: self.read, self._read_to)
         else:
             self._ahead = asyncio.ensure_future(self._page(page.scanned))
 
@@ -167,8 +167,10 @@ class Inlet:
 
     async def _read_to(self, position: int) -> None:
         # On the feed's connections: it stands still meanwhile, and those of appends may all be waiting for a lock.
-        while self.read < position:
-            self._take(await self._page(self.read, position, self._feed.database))
+        while (after := self.read) < position:
+            page = await self._page(after, position, self._feed.database)
+            if self.read == after:  # or `reread` came meanwhile: this page begins elsewhere
+                self._take(page)
 
     async def _page(self, after: int, upto: int | None = None, database: Database | None = None) -> Page:
         window = self._window or Window(self._scan_window)

@@ -67,19 +67,6 @@ class Tell(Protocol):
         """Broadcast; never fails or waits."""
 
 
-class _Consumer(DirectConsumer):
-    """Says so when it is suspended."""
-
-    def __init__(self, handle_event: Callable[[Any], object], on_suspended: Callable[[Handle], None]) -> None:
-        super().__init__(handle_event)
-        self._on_suspended = on_suspended
-
-    def _end(self, reason: BaseException, waiting: BaseException) -> None:
-        super()._end(reason, waiting)
-        if self.suspended:
-            self._on_suspended(self.handle)
-
-
 class Pools:
     """Runs the partitions this node owns, of every subscription it has a handler for.
 
@@ -144,6 +131,7 @@ class Pools:
             self._remove_consumers,
             hibernate_after=self.settings.hibernate_after,
             suspend=True,
+            on_suspended=self._consumer_suspended,
             rng=self.rng,
         )
 
@@ -677,14 +665,14 @@ class Pools:
             self._forget(emitter)
             self._halt(emitter.claim, error)
 
-    def _start_consumer(self, handle: Handle) -> _Consumer:
+    def _start_consumer(self, handle: Handle) -> DirectConsumer:
         emitter = self._emitters.get(handle)
         if emitter is None:
             raise NoShape(handle)
         kind = "emitter_resumed" if handle in self._suspended else "emitter_started"
         self._suspended.discard(handle)
         self._tell(kind, handle[0], partition=handle[1])
-        return _Consumer(emitter.handle_event, self._consumer_suspended)
+        return DirectConsumer(emitter.handle_event)
 
     def _consumer_suspended(self, handle: Handle) -> None:
         self._suspended.add(handle)
@@ -700,24 +688,21 @@ class Pools:
         """Give the partitions of *name* to other nodes, and claim none until `start_here`."""
         self._stopped.add(name)
         # A round that is under way may still claim some; the one after it gives them back.
-        rounds = 2
-        while self._active and (rounds > 0 or self.of(name)):
-            over = self.moments.next("round")
+        rounds, over = 2, self.moments.next("round")
+        while self._active and (self.of(name) or (rounds > 0 and self.lease.held.is_set())):
             self.lease.news.set()
-            done, _ = await asyncio.wait((over,), timeout=1.0)
-            rounds -= len(done)
+            await asyncio.wait((over,), timeout=1.0)
+            if over.done():
+                rounds, over = rounds - 1, self.moments.next("round")
 
     def start_here(self, name: str) -> None:
         """Claim partitions of *name* again (`AlreadyStarted`)."""
-        if self._active and name not in self._registrations_and_stopped():
+        if self._active and name not in self._handlers and name not in self._more:
             raise ConfigurationError(f"this node has no handler for {name!r}; register it before run()")
         if name not in self._stopped:
             raise AlreadyStarted(f"subscription {name!r} is started on this node")
         self._stopped.discard(name)
         self.lease.news.set()
-
-    def _registrations_and_stopped(self) -> set[str]:
-        return self._handlers.keys() | self._more.keys()
 
     # -- health
 

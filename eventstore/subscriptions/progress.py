@@ -17,7 +17,7 @@ forward.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from math import inf
 from typing import Final
@@ -49,7 +49,7 @@ class NotSettled(ValueError):
 
     def __init__(self, position: int, settled: int) -> None:
         self.position, self.settled = position, settled
-        super().__init__(f"position {position} is stored, but only {settled} is settled; store what due() returns")
+        super().__init__(f"position {position} is stored, but only {settled} is settled; store settled")
 
 
 _NONE: Final[set[int]] = set()
@@ -67,7 +67,6 @@ class Progress:
 
     __slots__ = (
         "_acked",
-        "_busy",
         "_flying",
         "_last",
         "_once",
@@ -90,8 +89,7 @@ class Progress:
         """
         self.checkpoint = self._read = self._last = self._once = checkpoint
         self._stored_at = now
-        self._flying: dict[int, Hashable] = {}
-        self._busy: dict[Hashable, int] = {}
+        self._flying: set[int] = set()
         # Taken and beyond settled, in order: its head is the lowest in flight, behind it some are acknowledged.
         self._waiting: deque[int] = deque()
         self._acked: set[int] = _NONE
@@ -129,60 +127,17 @@ class Progress:
         """When the checkpoint was stored last."""
         return self._stored_at
 
-    def busy(self, key: Hashable) -> bool:
-        """Tell whether an event of *key* is in flight: the next one has to wait for it."""
-        return key in self._busy
-
-    def room(self, limit: int, spread: int | None = None) -> int:
-        """Return how many more events may be taken.
-
-        Args:
-            limit: most events in flight.
-            spread: most events from the lowest in flight on, acknowledged ones among them. One slow key holds the
-                checkpoint while others go on; this bounds what they pile up behind it, in memory and after a crash.
-        """
-        left = limit - len(self._flying)
-        if spread is not None:
-            left = min(left, spread - len(self._waiting))
-        return max(0, left)
-
-    def due(
-        self, now: float, *, count: int, interval: float, scan_interval: float | None = None, everything: bool = False
-    ) -> int | None:
-        """Return the position to store, or None if there is none or it can wait.
-
-        Ask on the connection that will store it: positions that were only looked at are void if the server crashed
-        since, and then that connection is gone as well.
-
-        Args:
-            now: in seconds.
-            count: settled events that are stored without waiting for time to pass.
-            interval: seconds after the last store when a single settled event is due; the first one after a pause
-                is therefore due at once.
-            scan_interval: the same where no event is settled and the reader only came further; None: *interval*.
-            everything: store whatever there is, as when the emitter stops.
-        """
-        position = self.settled
-        if position <= self.checkpoint:
-            return None
-        if everything or len(self._unstored) >= count:
-            return position
-        wait = interval if self._unstored or scan_interval is None else scan_interval
-        return position if now - self._stored_at >= wait else None
-
     # -- what the reader and the handler did
 
-    def take(self, position: int, key: Hashable = None) -> None:
-        """Hand one event to the handler (`OutOfOrder`). *key* None: of no key, never `busy`."""
+    def take(self, position: int) -> None:
+        """Hand one event to the handler (`OutOfOrder`)."""
         if position <= self._read:
             raise OutOfOrder(position, self._read)
-        self._flying[position] = key
+        self._flying.add(position)
         self._waiting.append(position)
         self._read = self._last = position
-        if key is not None:
-            self._busy[key] = self._busy.get(key, 0) + 1
 
-    def took(self, positions: Sequence[int], key: Hashable = None) -> None:
+    def took(self, positions: Sequence[int]) -> None:
         """Hand a batch to the handler: each event is in flight until it is acknowledged.
 
         Raises:
@@ -193,11 +148,9 @@ class Progress:
                 raise OutOfOrder(position, before)
         if not positions:
             return
-        self._flying.update(dict.fromkeys(positions, key))
+        self._flying.update(positions)
         self._waiting.extend(positions)
         self._read = self._last = positions[-1]
-        if key is not None:
-            self._busy[key] = self._busy.get(key, 0) + len(positions)
 
     def ack(self, position: int) -> bool:
         """Settle an event: handled, skipped or parked, and if parked then stored as such. In any order.
@@ -212,9 +165,7 @@ class Progress:
             if position > self.settled and position not in self._acked:
                 raise NotInFlight(position)
             return False
-        key = self._flying.pop(position)
-        if key is not None:
-            self._free(key)
+        self._flying.remove(position)
         if self._waiting[0] == position:
             self._unstored.append(self._waiting.popleft())
         else:
@@ -226,11 +177,6 @@ class Progress:
             self._acked.remove(self._waiting[0])
             self._unstored.append(self._waiting.popleft())
         return True
-
-    def _free(self, key: Hashable) -> None:
-        self._busy[key] -= 1
-        if not self._busy[key]:
-            del self._busy[key]
 
     def scanned(self, position: int) -> None:
         """Take note that everything up to *position* was read and all that matches was taken.

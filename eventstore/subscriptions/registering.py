@@ -7,15 +7,13 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import reduce
-from typing import Any, TypeVar
+from typing import Any
 
 from eventstore.errors import ConfigurationError
 from eventstore.events import Event
 from eventstore.subscriptions.delivery import Call, Delivery, Middleware, Registration
 
-__all__ = ["AnyHandler", "batches", "check_batch_size", "check_callable", "projections", "singles", "wrapped"]
-
-AnyHandler = TypeVar("AnyHandler", bound=Callable[..., Awaitable[object]])
+__all__ = ["batches", "check_batch_size", "check_callable", "projections", "singles", "wrapped"]
 
 MOST_IN_A_BATCH = 10_000
 

@@ -8,8 +8,8 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -24,21 +24,11 @@ from eventstore.cli.subscription.watching import _line, _rows, _Shared, _Watched
 from eventstore.subscriptions.model import Partition, Subscription
 from tests.cli.conftest import Run, Spawn, failure, interrupted, line_with, rows
 from tests.cli.test_output import Terminal
+from tests.subscriptions.test_run import running
 
 CREATE = ("subscription", "create", "billing", "--type", "Placed", "--pool-size", "2")
 NOW = datetime(2025, 1, 31, tzinfo=UTC)
 NO_EVENT = "00000000-0000-7000-8000-000000000000"
-
-
-@asynccontextmanager
-async def running(store: EventStore) -> AsyncIterator[None]:
-    task = asyncio.create_task(store.run())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 async def beside(cli: Run, *args: str) -> list[dict[str, Any]]:

@@ -448,3 +448,88 @@ async def test_a_run_that_cannot_start_says_so_before_the_block(store: EventStor
 
 async def nothing(event: Event, delivery: Delivery) -> None:
     return None
+
+
+async def test_a_claim_under_way_does_not_outlive_a_stop(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.handler("s", All(), pool_size=2)(nothing)
+    claim, asked, answer = store._pools.ledger.claim, asyncio.Event(), asyncio.Event()
+
+    async def slow(*args: Any) -> Any:
+        claimed = await claim(*args)
+        asked.set()
+        await answer.wait()
+        return claimed
+
+    async with store.running():
+        await store.subscriptions.stop("s")
+        monkeypatch.setattr(store._pools.ledger, "claim", slow)
+        store.subscriptions.start("s")
+        await asyncio.wait_for(asked.wait(), 30)
+        stopping = asyncio.create_task(store.subscriptions.stop("s"))
+        await asyncio.sleep(0)
+        answer.set()
+        await asyncio.wait_for(stopping, 30)
+        assert store._pools.of("s") == []
+
+
+async def test_a_release_that_fails_in_any_way_leaves_nobody_behind(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.handler("s", All())(nothing)
+    release = store._pools.ledger.release
+
+    async def full(*args: Any, **options: Any) -> Any:
+        monkeypatch.setattr(store._pools.ledger, "release", release)
+        raise asyncpg.DiskFullError("no space left on device")
+
+    async with store.running():
+        monkeypatch.setattr(store._pools.ledger, "release", full)
+        await store.subscriptions.pause("s")
+        await asyncio.wait_for(store._pools.moments.next("released"), 30)
+        await store.subscriptions.resume("s")
+        result = await store.append("a", [NewEvent("A")])
+        await store.subscriptions.wait_for("s", result.position, timeout=30)
+
+
+async def test_positions_that_were_only_looked_at_are_void_once_a_connection_for_pages_ends(store: EventStore) -> None:
+    store.handler("s", EventType("A"), after=0)(nothing)
+    first = await store.append("a", [NewEvent("A")])
+    await fill(store, 20)
+    reached, go_on, join = asyncio.Event(), asyncio.Event(), store._feed.join
+
+    async def held_up(*args: Any) -> None:
+        reached.set()
+        await go_on.wait()
+
+    store._feed.join = held_up  # type: ignore[method-assign]
+    async with store.running():
+        await asyncio.wait_for(reached.wait(), 30)
+        (emitter,) = store._pools.of("s")
+        assert emitter.inlet.read > first.position
+        emitter.inlet.read = 10**6  # as if the log had been longer before it crashed
+        store._pools._pages_lost()
+        assert emitter.inlet.read <= 21
+        store._feed.join = join  # type: ignore[method-assign]
+        go_on.set()
+        await store.subscriptions.wait_for("s", 21, timeout=30)
+
+
+async def test_who_is_cut_off_while_it_waits_for_the_feed_misses_nothing(store: EventStore) -> None:
+    journal, waiting, join = Journal(), asyncio.Event(), store._feed.join
+    store.handler("s", All())(journal.note)
+    await fill(store, 20)
+
+    async def watched(*args: Any) -> None:
+        waiting.set()
+        await join(*args)
+
+    store._feed.join = watched  # type: ignore[method-assign]
+    async with store._feed._paging, store.running():  # the feed is held, so that whoever joins waits
+        await asyncio.wait_for(waiting.wait(), 30)
+        store._pools._pages_lost()
+        store._feed._paging.release()
+        await journal.has(20)
+        result = await store.append("a", [NewEvent("A")])
+        await store.subscriptions.wait_for("s", result.position, timeout=30)
+        await store._feed._paging.acquire()
+    assert journal.positions == list(range(1, 22))

@@ -36,12 +36,12 @@ class Partition(RuleBasedStateMachine):
 
     def start_after(self, checkpoint: int) -> None:
         self.base = self.checkpoint = self.read = self.highest = checkpoint
-        self.taken: dict[int, str] = {}
+        self.taken: set[int] = set()
         self.acked: set[int] = set()
 
     @property
     def unacked(self) -> list[int]:
-        return sorted(self.taken.keys() - self.acked)
+        return sorted(self.taken - self.acked)
 
     @property
     def settled(self) -> int:
@@ -51,11 +51,11 @@ class Partition(RuleBasedStateMachine):
             at += 1
         return at
 
-    @rule(gaps=st.lists(steps, max_size=4), key=st.sampled_from("ab"))
-    def take(self, gaps: list[int], key: str) -> None:
+    @rule(gaps=st.lists(steps, max_size=4))
+    def take(self, gaps: list[int]) -> None:
         positions = [self.read + sum(gaps[: n + 1]) for n in range(len(gaps))]
-        self.progress.took(positions, key)
-        self.taken |= dict.fromkeys(positions, key)
+        self.progress.took(positions)
+        self.taken.update(positions)
         self.read = max([self.read, *positions])
 
     @precondition(lambda self: self.unacked)
@@ -82,8 +82,8 @@ class Partition(RuleBasedStateMachine):
 
     @rule()
     def ask(self) -> None:
-        self.asked = self.progress.due(0, count=1, interval=1, everything=True)
-        assert self.asked == (self.settled if self.settled > self.checkpoint else None)
+        self.asked = self.progress.settled
+        assert self.asked == self.settled
 
     @precondition(lambda self: self.asked is not None)
     @rule()
@@ -127,8 +127,7 @@ class Partition(RuleBasedStateMachine):
         assert self.progress.checkpoint == self.checkpoint
         assert self.progress.in_flight == len(self.unacked)
         assert self.progress.unstored == sum(position > self.checkpoint for position in self.taken)
-        for key in "ab":
-            assert self.progress.busy(key) == any(self.taken[position] == key for position in self.unacked)
+        assert self.progress.held == sum(position >= min(self.unacked, default=inf) for position in self.taken)
 
 
 TestPartition = Partition.TestCase
@@ -197,7 +196,7 @@ class KeepsWhatIsInFlightOverARewind(Progress):
     __slots__ = ()
 
     def rewound(self, checkpoint: int, now: float = -inf) -> None:
-        before = getattr(self, "_flying", {})
+        before = getattr(self, "_flying", set[int]())
         super().rewound(checkpoint, now)
         self._flying = before
 
@@ -290,8 +289,7 @@ def test_an_older_answer_does_not_move_the_checkpoint_back() -> None:
     progress.scanned(9)
     progress.stored(9, 1)
     progress.stored(4, 2)
-    assert progress.checkpoint == 9
-    assert progress.due(3, count=1, interval=1, everything=True) is None
+    assert (progress.checkpoint, progress.stored_at) == (9, 1)
 
 
 def test_what_was_only_looked_at_is_read_again_after_a_lost_connection() -> None:
@@ -307,86 +305,11 @@ def test_what_was_only_looked_at_is_read_again_after_a_lost_connection() -> None
 def test_a_store_that_had_succeeded_counts_although_the_reader_went_back() -> None:
     progress = Progress(0)
     progress.scanned(9)
-    due = progress.due(0, count=1, interval=1)
+    due = progress.settled
     progress.reread()
     assert due == 9
     progress.stored(due, 0)
     assert (progress.checkpoint, progress.settled) == (9, 9)
-
-
-def test_a_checkpoint_is_due_by_count_or_by_time() -> None:
-    progress = Progress(0, now=100)
-    progress.took([1, 2, 3])
-    progress.ack(1)
-    assert progress.due(100.5, count=2, interval=1) is None
-    assert progress.due(101, count=2, interval=1) == 1
-    progress.ack(2)
-    assert progress.due(100.5, count=2, interval=1) == 2
-    progress.stored(2, 100.5)
-    assert progress.due(999, count=1, interval=1) is None
-
-
-def test_what_was_only_looked_at_has_a_period_of_its_own() -> None:
-    progress = Progress(0, now=0)
-    progress.scanned(1000)
-    assert progress.due(4, count=1, interval=1, scan_interval=5) is None
-    assert progress.due(5, count=1, interval=1, scan_interval=5) == 1000
-    assert progress.due(1, count=1, interval=1) == 1000
-
-
-def test_everything_is_due_at_once_when_an_emitter_stops() -> None:
-    progress = Progress(0, now=0)
-    progress.took([1, 2])
-    progress.ack(1)
-    assert progress.due(0, count=9, interval=9) is None
-    assert progress.due(0, count=9, interval=9, everything=True) == 1
-
-
-def test_the_first_checkpoint_is_due_at_once_unless_told_when_the_last_was() -> None:
-    progress = Progress(7)
-    progress.scanned(8)
-    assert progress.due(0, count=9, interval=9) == 8
-
-
-@given(st.lists(st.integers(1, 5), min_size=1, max_size=50), st.integers(1, 6))
-def test_between_two_checkpoints_by_count_lie_that_many_events(gaps: list[int], count: int) -> None:
-    progress, stored, position = Progress(0, now=0), 0, 0
-    for gap in gaps:
-        position += gap
-        progress.take(position)
-        progress.ack(position)
-        if (due := progress.due(0, count=count, interval=1)) is not None:
-            progress.stored(due, 0)
-            stored += 1
-    assert (stored, progress.unstored) == divmod(len(gaps), count)
-
-
-def test_room_is_for_events_in_flight() -> None:
-    progress = Progress(0)
-    progress.took([1, 2, 3])
-    progress.ack(2)
-    assert progress.room(5) == 3
-    assert progress.room(1) == 0
-
-
-def test_room_ends_where_one_slow_key_holds_the_checkpoint_too_long() -> None:
-    progress = Progress(0)
-    progress.took(range(1, 101))
-    for position in range(2, 101):
-        progress.ack(position)
-    assert progress.room(10, spread=100) == 0
-    progress.ack(1)
-    assert progress.room(10, spread=100) == 10
-
-
-def test_a_key_is_busy_until_its_last_event_is_settled() -> None:
-    progress = Progress(0)
-    progress.took([1, 3], "a")
-    progress.take(4, "b")
-    progress.ack(3)
-    assert progress.busy("a")
-    progress.ack(1)
-    assert (progress.busy("a"), progress.busy("b"), progress.busy(None)) == (False, True, False)
 
 
 @pytest.mark.parametrize("name", ["progress", "policy"])
