@@ -30,7 +30,7 @@ __all__ = [
 
 DEFAULT_SCHEMA = "eventstore"
 
-REVISION = "0001"
+REVISION = "0003"
 """The newest revision under `migrations/`, and the one this package needs at least. Revisions sort as text."""
 
 _SQL = Path(__file__).parent / "sql"

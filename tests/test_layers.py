@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "eventstore"
 LAYERS = (
     {
         "lazily",
+        "counting",
         "errors",
         "codec",
         "moments",
@@ -27,7 +28,9 @@ LAYERS = (
     {"pubsub", "tracker", "registry", "lifecycle"},
     {"log", "feed", "relay", "sinks", "presence", "subscriptions", "importing"},
     {"store"},
-    {"reports"},
+    {"reports", "analytics", "tracing"},
+    {"metrics"},
+    {"dashboard"},
     {"cli", "demo"},
 )
 VALUES = LAYERS[0]
