@@ -17,6 +17,7 @@ from eventstore.events import Event
 from eventstore.log.read import Share
 from eventstore.router import Indexed, Router
 from eventstore.selectors import All, EventPattern, EventPayload, EventType, Selector, Stream, Tags
+from tests.hunt.racing import times
 from tests.test_selectors import a_selector, event, some_events
 
 RANDOMS = st.randoms(use_true_random=True)
@@ -47,7 +48,7 @@ def is_wrong(rng: Random) -> bool:
 # -- who is found
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=times(150, 5_000))
 @given(rng=RANDOMS)
 def test_routing_finds_what_asking_every_selector_finds(rng: Random) -> None:
     assert not is_wrong(rng)
@@ -96,7 +97,7 @@ class Routing(RuleBasedStateMachine):
 
 
 TestRouting = Routing.TestCase
-TestRouting.settings = settings(deadline=None, max_examples=100, stateful_step_count=30)
+TestRouting.settings = settings(deadline=None, max_examples=times(50, 2_000), stateful_step_count=30)
 
 
 def only_the_first_branch(parts: list[Any], matches: Any) -> Any:

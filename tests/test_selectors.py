@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from random import Random
@@ -22,16 +22,27 @@ from eventstore.codec import decode, encode
 from eventstore.errors import InvalidSelector
 from eventstore.events import Event
 from eventstore.selectors import All, And, EventPattern, EventPayload, EventType, Or, Selector, Stream, Tags, dump, load
+from tests.conftest import Databases
+from tests.hunt.racing import times
 
 Matcher = Callable[[Selector, list[Event]], Awaitable[set[int]]]
 ManyMatcher = Callable[[list[Selector], list[Event]], Awaitable[list[set[int]]]]
 
 
+@pytest.fixture(scope="module")
+def shared(databases: Databases, pg: Any) -> Iterator[str]:
+    """DSN of a database where nothing is stored: what is asked here makes temporary functions at most."""
+    with databases.fresh(f"{pg.dbname}_selectors") as dsn:
+        yield dsn
+
+
 @pytest.fixture
-async def connection(sql: asyncpg.Connection) -> asyncpg.Connection:
+async def connection(shared: str) -> AsyncIterator[asyncpg.Connection]:
     """A connection with the search path that functions of the schema are pinned to."""
-    await sql.execute("set search_path = pg_catalog, eventstore, pg_temp")
-    return sql
+    connection = await asyncpg.connect(shared)
+    await connection.execute("set search_path = pg_catalog, eventstore, pg_temp")
+    yield connection
+    await connection.close()
 
 
 # Events that are only looked at need not be stored, nor be fit for it: the statement that reads events is run on
@@ -398,7 +409,7 @@ def in_memory(selector: Selector, several: list[Event]) -> set[int]:
     return {one.position for one in several if matches(replace(one, data=decode(encode(one.data))))}
 
 
-EXAMPLES = 500
+EXAMPLES = times(200, 5_000)
 WITH_SQL = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 

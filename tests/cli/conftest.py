@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 from click.testing import CliRunner, Result
 
-from eventstore import EventStore, NewEvent
+from eventstore import EventStore, NewEvent, Settings
 from eventstore.cli import main
 
 Run = Callable[..., Result]
@@ -53,7 +53,7 @@ def append(db: str) -> Callable[..., None]:
     """Append events by the library. Blocking, for a command brings an event loop of its own."""
 
     async def run(stream: str | None, *events: NewEvent) -> None:
-        async with EventStore(db) as store:
+        async with EventStore(db, settings=Settings(listen=False)) as store:
             await store.append(stream, events)
 
     return lambda *args: asyncio.run(run(*args))

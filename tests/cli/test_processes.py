@@ -9,7 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -77,6 +77,17 @@ def work(spawn: Spawn, app: Path) -> Callable[..., subprocess.Popen[str]]:
     """Start `work` in the application's directory."""
     here = str(Path(__file__).parents[2])
     return lambda name, *args: spawn("work", "--app", name, *args, cwd=app, env={"PYTHONPATH": here})
+
+
+@pytest.fixture
+def work_here(plain: Run, db: str, app: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Run `work` in the application's directory, inside this process: for applications that do not get to run."""
+    monkeypatch.chdir(app)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    before = set(sys.modules)
+    yield lambda name: plain("work", "--app", name, env={"EVENTSTORE_DSN": db})
+    for name in {path.stem for path in app.iterdir()} - before:
+        sys.modules.pop(name, None)
 
 
 def output_of(process: subprocess.Popen[str]) -> tuple[int, str, str]:
@@ -260,10 +271,16 @@ def test_work_says_at_start_who_runs_what_where(work: Spawn, cli: Run) -> None:
         ("shop:nowhere", 3, "DatabaseUnavailable: "),
     ],
 )
-def test_work_says_what_is_wrong_with_the_application(work: Spawn, name: str, code: int, says: str) -> None:
-    returned, _, stderr = output_of(work(name))
-    assert (returned, "Traceback" in stderr) == (code, False)
-    assert says in " ".join(stderr.split())
+def test_work_says_what_is_wrong_with_the_application(work_here: Run, name: str, code: int, says: str) -> None:
+    result = work_here(name)
+    assert (result.exit_code, "Traceback" in result.stderr) == (code, False)
+    assert says in " ".join(result.stderr.split())
+
+
+def test_a_process_says_what_is_wrong_with_its_application(work: Spawn) -> None:
+    code, _, stderr = output_of(work("broken:store"))
+    assert (code, "Traceback" in stderr) == (2, False)
+    assert "cannot import broken: No module named 'not_there'" in " ".join(stderr.split())
 
 
 def test_debug_shows_where_the_application_failed(work: Spawn) -> None:

@@ -1,31 +1,48 @@
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import pytest
 
-from eventstore import NewEvent
+from eventstore import EventStore, NewEvent, Settings
 from tests.cli.conftest import Run, failure, rows
+from tests.conftest import Databases
 
 FIELDS = ["id", "type", "stream", "version", "position", "data", "metadata", "tags", "created_at", "recorded_at"]
 BIG = {"n": 2**80, "small": -(2**53) - 1, "float": 1e16, "zero": -0.0, "text": "\u2028\x1b[31m"}
 
 
+@pytest.fixture(scope="module")
+def filled(databases: Databases, pg: Any) -> Iterator[str]:
+    """DSN of five events in two streams: versions and positions a1 b1 a2 b2 a3. They are only read."""
+    kinds = ["Even" if number % 2 else "Odd" for number in range(5)]
+    events = [NewEvent(kind, {"n": n}, tags=[f"n:{n}", "all"]) for n, kind in enumerate(kinds)]
+
+    async def fill(dsn: str) -> None:
+        async with EventStore(dsn, settings=Settings(listen=False)) as store:
+            await store.append_known(list("ababa"), events)
+
+    with databases.fresh(f"{pg.dbname}_read") as dsn:
+        asyncio.run(fill(dsn))
+        yield dsn
+
+
 @pytest.fixture
-def shop(append: Callable[..., None]) -> None:
-    """Five events in two streams: versions and positions a1 b1 a2 b2 a3."""
-    for number, stream in enumerate("ababa"):
-        kind = "Even" if number % 2 else "Odd"
-        append(stream, NewEvent(kind, {"n": number}, tags=[f"n:{number}", "all"]))
+def shop(filled: str, plain: Run) -> Run:
+    """Run a command on these events."""
+    return partial(plain, "--dsn", filled)
 
 
 def positions(run: Run, *args: str) -> list[int]:
     return [event["position"] for event in rows(run("read", *args, "--json"))]
 
 
-def test_a_row_has_all_fields_in_utc(cli: Run, shop: None) -> None:
-    event = rows(cli("read", "a", "--json"))[0]
+def test_a_row_has_all_fields_in_utc(shop: Run) -> None:
+    event = rows(shop("read", "a", "--json"))[0]
     assert list(event) == FIELDS
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", event[name]) for name in FIELDS[-2:])
 
@@ -36,8 +53,8 @@ def test_json_data_is_exact(cli: Run, append: Callable[..., None]) -> None:
     assert repr(event["data"]) == repr(BIG)
 
 
-def test_piped_text_is_tab_separated(cli: Run, shop: None) -> None:
-    fields = cli("read", "a").stdout.splitlines()[1].split("\t")
+def test_piped_text_is_tab_separated(shop: Run) -> None:
+    fields = shop("read", "a").stdout.splitlines()[1].split("\t")
     assert fields[0] == "3"
     assert fields[2:] == ["a", "2", "Odd", '{"n":2}']
 
@@ -80,8 +97,8 @@ def test_control_characters_do_not_reach_the_terminal(cli: Run, append: Callable
      (("--backwards",), [5, 3, 1]), (("--after", "1", "--before", "3"), [3]), (("--limit", "0"), [])],
     ids=str,
 )  # fmt: skip
-def test_one_stream_is_bounded_by_versions(cli: Run, shop: None, args: tuple[str, ...], expected: list[int]) -> None:
-    assert positions(cli, "a", *args) == expected
+def test_one_stream_is_bounded_by_versions(shop: Run, args: tuple[str, ...], expected: list[int]) -> None:
+    assert positions(shop, "a", *args) == expected
 
 
 @pytest.mark.parametrize(
@@ -98,16 +115,16 @@ def test_one_stream_is_bounded_by_versions(cli: Run, shop: None, args: tuple[str
      (("--since", "2020-01-01"), [1, 2, 3, 4, 5]), (("--since", "2999-01-01"), []), (("--until", "2020-01-01"), [])],
     ids=lambda value: " ".join(map(str, value))[:40],
 )  # fmt: skip
-def test_the_log_is_read_by_selector(cli: Run, shop: None, args: tuple[str, ...], expected: list[int]) -> None:
-    assert positions(cli, *args) == expected
+def test_the_log_is_read_by_selector(shop: Run, args: tuple[str, ...], expected: list[int]) -> None:
+    assert positions(shop, *args) == expected
 
 
 def test_a_stream_that_does_not_exist_is_not_found(cli: Run) -> None:
     assert failure(cli("read", "nobody", "--json")) == (6, "StreamNotFound")
 
 
-def test_a_stream_with_nothing_to_show_is_found(cli: Run, shop: None) -> None:
-    assert rows(cli("read", "a", "--after", "9", "--json")) == []
+def test_a_stream_with_nothing_to_show_is_found(shop: Run) -> None:
+    assert rows(shop("read", "a", "--after", "9", "--json")) == []
 
 
 def test_an_empty_log_is_no_error(cli: Run) -> None:

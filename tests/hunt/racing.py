@@ -61,14 +61,14 @@ async def waiting_for_locks(observer: asyncpg.Connection, count: int = 1) -> Non
     )
     async with asyncio.timeout(30):
         while not await observer.fetchval(query, count):
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.005)
 
 
 async def until(condition: Any) -> None:
     """Return when *condition()* holds."""
     async with asyncio.timeout(30):
         while not condition():
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
 
 
 async def batch(

@@ -73,7 +73,7 @@ async def received_by(process: asyncio.subprocess.Process) -> list[tuple[str, st
 
 
 async def test_each_node_gets_each_message_of_three_senders_once_and_in_order(db: str) -> None:
-    count = times(2_000, 33_334)
+    count = times(700, 33_334)
     async with AsyncExitStack() as started, asyncio.timeout(times(60, 300)):
         nodes = [await started.enter_async_context(node(db, name, count)) for name in NODES]
         for word in ("ready", "sent"):

@@ -43,7 +43,7 @@ select * from (select stream, count(*) count, sum(data::text::bigint) sum, max(v
 
 
 async def test_nodes_killed_again_and_again_lose_and_invert_nothing(db: str, tmp_path: Path) -> None:
-    events, streams, kills = times(3_000, 100_000), times(60, 500), times(2, 30)
+    events, streams, kills = times(2_000, 100_000), times(60, 500), times(2, 30)
     async with hunting(db, tmp_path, Plan(run=("plain", "fold"), pause=0.001, settle=0.5, lease_ttl=1.0)) as hunt:
         await hunt.sql.execute(FOLDED)
         nodes = [await hunt.start(name) for name in "abcd"]
@@ -129,7 +129,7 @@ async def test_a_node_that_was_halted_can_write_nothing_and_gets_partitions_agai
     plan = Plan(run=("plain", "fold"), pool_size=4, lease_ttl=TTL, pause=0.005)
     async with hunting(db, tmp_path, plan) as hunt:
         await hunt.sql.execute(FOLDED)
-        await halt_again_and_again(hunt, times(3, 100), write_as_before)
+        await halt_again_and_again(hunt, times(2, 100), write_as_before)
         assert await hunt.anomalies(*plan.run) == {}
         assert await hunt.sql.fetch(MISFOLDED) == []
         epochs = await hunt.sql.fetch("select epoch from eventstore.checkpoints")
@@ -266,7 +266,7 @@ PATIENCE = {"attempts": 2, "delay": 0.01, "delay_max": 0.02}
 
 
 async def test_keys_that_fail_hold_back_no_others_and_are_replayed_in_order(db: str, tmp_path: Path) -> None:
-    events, mended = times(1_000, 20_000), tmp_path / "mended"
+    events, mended = times(500, 20_000), tmp_path / "mended"
     plan = Plan(failing=FAILING, mended=str(mended), policy=PATIENCE)
     async with hunting(db, tmp_path, plan) as hunt:
         await hunt.fill(events, 100)
@@ -289,7 +289,7 @@ async def test_parked_keys_survive_kills_also_in_the_middle_of_their_replay(db: 
     mended = tmp_path / "mended"
     plan = Plan(failing=FAILING, mended=str(mended), policy=PATIENCE, pause=0.005, lease_ttl=1.0)
     async with hunting(db, tmp_path, plan) as hunt:
-        await hunt.fill(times(600, 20_000), 30)
+        await hunt.fill(times(400, 20_000), 30)
         nodes = [await hunt.start(name) for name in "ab"]
         await hunt.settles(20)
         await nodes.pop(0).kill()
@@ -343,7 +343,7 @@ async def test_throughput_beside_keys_that_fail(db: str, tmp_path: Path) -> None
 async def test_a_node_that_is_asked_to_stop_ends_what_it_has_in_hand_and_the_next_goes_on(
     db: str, tmp_path: Path
 ) -> None:
-    rng, rounds, took = random.Random(SEED), times(3, 100), []
+    rng, rounds, took = random.Random(SEED), times(2, 100), []
     async with hunting(db, tmp_path, Plan(run=("batch",), pool_size=4, pause=0.05)) as hunt:
         for _ in range(rounds):
             node = await hunt.start("a")

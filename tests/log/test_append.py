@@ -233,7 +233,7 @@ async def test_an_append_that_says_nothing_happened_is_right(store: EventStore, 
     outcomes: dict[UUID, BaseException | None] = {}
 
     async def write(stream: str) -> None:
-        for _ in range(60):
+        for _ in range(20):
             event = NewEvent(type="A")
             try:
                 await store.append(stream, [event])
@@ -244,8 +244,10 @@ async def test_an_append_that_says_nothing_happened_is_right(store: EventStore, 
     writers = asyncio.gather(*(write(f"s{n}") for n in range(4)))
     kill = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'eventstore'"
     while not writers.done():
+        before = len(outcomes)
         await sql.execute(kill)
-        await asyncio.sleep(0.05)
+        while len(outcomes) < before + 3 and not writers.done():
+            await asyncio.sleep(0.001)
     await writers
     stored = {row["id"] for row in await sql.fetch("select id from eventstore.events")}
     known = {one: error for one, error in outcomes.items() if not isinstance(error, OutcomeUnknown)}

@@ -398,7 +398,7 @@ ANY_SELECTOR = st.recursive(
     lambda inner: st.tuples(inner, inner).flatmap(lambda two: st.sampled_from([two[0] & two[1], two[0] | two[1]])),
 )
 SLOWLY = settings(
-    max_examples=times(80, 3000),
+    max_examples=times(40, 3000),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -137,7 +137,7 @@ async def test_a_lock_that_waits_to_be_granted_counts_as_held(store: EventStore,
 async def waits_for_lock(observer: asyncpg.Connection) -> None:
     query = "select exists (select from pg_locks where locktype = 'advisory' and not granted)"
     while not await observer.fetchval(query):
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.005)
 
 
 async def test_forged_locks_delay_readers_and_never_lose_anything(store: EventStore, db: str) -> None:

@@ -99,7 +99,7 @@ def often(reduced: int, full: int) -> settings:
 def test_every_payload_comes_back_equal_types_too_or_is_refused_before_sql(db: str) -> None:
     with asyncio.Runner() as runner, opened(runner, db) as (store, _):
 
-        @often(400, 10_000)
+        @often(150, 10_000)
         @given(st.one_of(VALUES, DEEP), st.dictionaries(TEXTS, VALUES, max_size=2))
         def round_trip(data: Any, metadata: dict[str, Any]) -> None:
             if not (storable(data) and storable(metadata)):
@@ -261,7 +261,7 @@ def test_sql_takes_every_text_that_python_writes(db: str) -> None:
     with asyncio.Runner() as runner, opened(runner, db) as (_, sql):
         judged = runner.run(sql.prepare("select eventstore.json_problem_v1($1)"))
 
-        @often(150, 10_000)
+        @often(60, 10_000)
         @given(st.one_of(VALUES, DEEP).filter(storable))
         def takes(value: Any) -> None:
             for text in (NewEvent("T", value).encoded_data, json.dumps(value), json.dumps(value, indent=1)):

@@ -22,7 +22,7 @@ async def fill(store: EventStore, count: int = 25) -> None:
 
 @pytest.fixture
 async def small_pages(db: str):  # type: ignore[no-untyped-def]
-    async with EventStore(db, settings=Settings(page_size=4, scan_window=3)) as store:
+    async with EventStore(db, settings=Settings(page_size=4, scan_window=3, listen=False)) as store:
         await fill(store)
         yield store
 

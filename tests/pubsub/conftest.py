@@ -5,19 +5,17 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from pytest_postgresql.janitor import DatabaseJanitor
 
-from tests.conftest import dsn_of
+from tests.conftest import Databases
 from tests.pubsub import nodes
 from tests.pubsub.nodes import Cluster
 
 
 @pytest.fixture(scope="session")
-def pubsub_db(pg: Any) -> Iterator[str]:
+def pubsub_db(databases: Databases, pg: Any) -> Iterator[str]:
     """DSN of a database shared by the tests of the suite, whose PubSubs have names of their own."""
-    dbname = f"{pg.dbname}_pubsub"
-    with DatabaseJanitor(user=pg.user, host=pg.host, port=pg.port, dbname=dbname, template_dbname=pg.template_dbname):
-        yield dsn_of(pg.host, pg.port, pg.user, dbname)
+    with databases.fresh(f"{pg.dbname}_pubsub") as dsn:
+        yield dsn
 
 
 @pytest.fixture(scope="session")

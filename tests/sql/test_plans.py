@@ -15,12 +15,11 @@ from typing import Any
 import asyncpg
 import psycopg
 import pytest
-from pytest_postgresql.janitor import DatabaseJanitor
 
 from eventstore import All, EventPattern, EventPayload, EventStore, EventType, Stream, Tags
 from eventstore.log.read import Reading
 from eventstore.selectors import Selector, dump
-from tests.conftest import dsn_of
+from tests.conftest import Databases
 
 SMALL, LARGE = 10_000, 1_000_000
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -76,14 +75,12 @@ def load(dsn: str, table: str, insert: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def logs(pg: Any) -> Iterator[dict[int, str]]:
+def logs(databases: Databases, pg: Any) -> Iterator[dict[int, str]]:
     """The DSN of a log of each size."""
     with ExitStack() as open_ones, ThreadPoolExecutor(2) as threads:
         found, loading = {}, []
         for count in (LARGE, SMALL):
-            names = {"user": pg.user, "host": pg.host, "port": pg.port, "dbname": f"{pg.dbname}_{count}"}
-            open_ones.enter_context(DatabaseJanitor(**names, template_dbname=pg.template_dbname))
-            found[count] = dsn_of(pg.host, pg.port, pg.user, f"{pg.dbname}_{count}")
+            found[count] = open_ones.enter_context(databases.fresh(f"{pg.dbname}_{count}"))
             for table, insert in (("events", EVENTS), ("event_tags", TAGS)):
                 text = insert.format(count=count, every=count // 100)
                 loading.append(threads.submit(load, found[count], table, text))

@@ -9,9 +9,8 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from pytest_postgresql.janitor import DatabaseJanitor
 
-from tests.conftest import dsn_of
+from tests.conftest import Databases
 
 MANY = 50_000
 
@@ -36,14 +35,11 @@ FILL = f"""
 
 
 @pytest.fixture(scope="module", params=["analyzed", "unknown"])
-def filled(pg: Any, request: pytest.FixtureRequest) -> Iterator[psycopg.Connection[Any]]:
+def filled(databases: Databases, pg: Any, request: pytest.FixtureRequest) -> Iterator[psycopg.Connection[Any]]:
     """A database full of what nobody asks for, with statistics and without."""
-    names = {"user": pg.user, "host": pg.host, "port": pg.port, "dbname": f"{pg.dbname}_{request.param}"}
     with (
-        DatabaseJanitor(**names, template_dbname=pg.template_dbname),
-        psycopg.connect(
-            dsn_of(pg.host, pg.port, pg.user, names["dbname"]), options="-c search_path=eventstore", autocommit=True
-        ) as sql,
+        databases.fresh(f"{pg.dbname}_{request.param}") as dsn,
+        psycopg.connect(dsn, options="-c search_path=eventstore", autocommit=True) as sql,
     ):
         sql.execute(FILL)
         if request.param == "analyzed":

@@ -584,9 +584,10 @@ def test_no_resize_loses_an_event_or_delivers_one_again(
     model, epochs = [0] * 1024, dict.fromkeys(range(size), 0)
     for wanted, rng in steps:
         moved = {number: rng.choice([0, rng.randrange(100)]) for number in range(size)}
-        plain.cursor().executemany(
-            "update eventstore.checkpoints set position = position + %s where partition = %s",
-            [(by, number) for number, by in moved.items()],
+        plain.execute(
+            "update eventstore.checkpoints set position = position + by"
+            " from unnest(%s::int[], %s::bigint[]) as moved(number, by) where partition = number",
+            [list(moved), list(moved.values())],
         )
         checkpoints, _, _ = stored(plain)
         model = [max(done, checkpoints[bucket % size]) for bucket, done in enumerate(model)]

@@ -7,7 +7,7 @@ from math import inf
 from pathlib import Path
 
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run
@@ -16,10 +16,8 @@ from eventstore.subscriptions import progress as room
 from eventstore.subscriptions.progress import NotInFlight, NotSettled, OutOfOrder, Progress
 from tests.hunt.racing import times
 
-HUNTED = settings(max_examples=times(100, 10_000), stateful_step_count=40, deadline=None)
-PLANTED = settings(
-    HUNTED, max_examples=2000, derandomize=True, database=None, phases=[Phase.generate], report_multiple_bugs=False
-)
+HUNTED = settings(max_examples=times(60, 10_000), stateful_step_count=40, deadline=None)
+PLANTED = settings(HUNTED, max_examples=2000, database=None, phases=[Phase.generate], report_multiple_bugs=False)
 steps = st.integers(1, 3)
 
 
@@ -224,7 +222,7 @@ PLANTS = [
 @pytest.mark.parametrize("planted", PLANTS, ids=lambda kind: kind.__name__)
 def test_a_planted_bug_is_caught(planted: type[Progress]) -> None:
     with pytest.raises(AssertionError):
-        run(type("Planted", (Partition,), {"kind": planted}), settings=PLANTED)
+        run(seed(1)(type("Planted", (Partition,), {"kind": planted})), settings=PLANTED)
 
 
 @given(st.permutations(range(1, 9)))

@@ -307,7 +307,7 @@ class Cluster:
         """Return when *condition* holds."""
         async with asyncio.timeout(WITHIN):
             while not condition():
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.001)
 
 
 def topics_of(shards: int, *wanted: int) -> Iterable[str]:

@@ -471,7 +471,7 @@ def only_value_errors(message: Any, receive: Callable[[Protocol, Any], object]) 
     return True
 
 
-@settings(max_examples=times(300, 10_000), deadline=None)
+@settings(max_examples=times(100, 10_000), deadline=None)
 @given(anything | mutated)
 def test_a_malformed_message_raises_value_errors_only_and_changes_nothing(message: Any) -> None:
     only_value_errors(message, lambda protocol, heard: protocol.receive(heard, 0))

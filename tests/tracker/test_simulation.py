@@ -19,7 +19,7 @@ from tests.hunt.racing import times
 from tests.tracker.simulation import CHAOS, Faulty, Simulation, run
 
 ROOT = Path(__file__).parents[2]
-SEEDS = range(1, times(60, 1000) + 1)
+SEEDS = range(1, times(30, 1000) + 1)
 
 
 @pytest.mark.hunt
