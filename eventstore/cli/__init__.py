@@ -8,6 +8,7 @@ and is that module's ``command``; such a module imports what it needs inside its
 - `eventstore.cli.values`: JSON, times, positions and names as option types;
 - `eventstore.cli.selecting`: ``@selector_options``;
 - `eventstore.cli.asking`: confirmation of what could hurt;
+- `eventstore.cli.recording`: the record of what was done by hand;
 - `eventstore.cli.failures`: exit codes, and how errors are printed.
 """
 
@@ -30,7 +31,9 @@ except KeyboardInterrupt:  # Ctrl-C before there is anything that could answer i
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
+    "actions": ("eventstore.cli.actions", "Show what operators did."),
     "append": ("eventstore.cli.append", "Append events to a stream."),
+    "dashboard": ("eventstore.cli.dashboard", "Serve the dashboard as a web page, until Ctrl-C."),
     "demo": ("eventstore.cli.demo", "See the event store at work, on a small shop or a file of yours."),
     "dev": ("eventstore.cli.dev", "Run the embedded Postgres until Ctrl-C."),
     "doctor": ("eventstore.cli.doctor", "Check the database, the subscriptions and the nodes, and say what to do."),
@@ -41,11 +44,14 @@ COMMANDS = {
     "parked": ("eventstore.cli.parked", "Show events that were set aside, replay or discard them."),
     "pubsub": ("eventstore.cli.pubsub", "Publish to topics, watch them, see what the nodes count."),
     "read": ("eventstore.cli.read", "Read one stream, or the whole log by selector."),
+    "requests": ("eventstore.cli.requests", "Show what web applications answered, and drop old months of it."),
+    "roles": ("eventstore.cli.roles", "Print, apply or check roles that may do no more than they need."),
     "scavenge": ("eventstore.cli.scavenge", "Remove for good what the limits of streams hide."),
     "stream": ("eventstore.cli.stream", "Show a stream, set its limits, delete or tombstone it."),
     "streams": ("eventstore.cli.streams", "List streams by name."),
     "subscription": ("eventstore.cli.subscription", "Create, show, update, pause, rewind and resize subscriptions."),
     "tail": ("eventstore.cli.tail", "Follow the log live, until Ctrl-C."),
+    "top": ("eventstore.cli.top", "Watch the overview live, until q or Ctrl-C."),
     "work": ("eventstore.cli.work", "Run the handlers of an application, and sinks."),
 }
 """Name → (module, short help); the help page is written from here, without importing any of them."""

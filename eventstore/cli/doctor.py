@@ -9,6 +9,7 @@ import click
 
 from eventstore.cli.asking import confirm, yes_option
 from eventstore.cli.output import Rows, cell, result
+from eventstore.cli.recording import recorded
 from eventstore.cli.session import Session, shared_options
 
 if TYPE_CHECKING:
@@ -122,13 +123,18 @@ async def _end_it(session: Session, dsn: str, before: Horizon, holder: Blocker) 
     from eventstore.reports.site import Site
 
     async with Site(dsn, session.schema_name) as site:
-        ended = await terminate(site, holder)
+        async with recorded(await site.database(), "terminate blocker", describe(holder), **_known(holder)):
+            ended = await terminate(site, holder)
         after = await read_horizon(site)
     row = _row(after, ended=ended) | {"blocker": asdict(holder), "was": before.horizon}
     gone = not any(_same(one, holder) for one in after.blockers)
     what = "ended" if ended else "was gone already:" if gone else "could not end"
     result(session.json, row, f"{what} {cell(describe(holder))}; the horizon: {cell(horizon(after).found)}")
     return 0 if gone else 1
+
+
+def _known(holder: Blocker) -> dict[str, object]:
+    return {"pid": holder.pid, "gid": holder.gid, "place": holder.place}
 
 
 def _same(one: Blocker, other: Blocker) -> bool:

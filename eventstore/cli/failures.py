@@ -1,4 +1,7 @@
-"""Exit codes, and how errors are printed: one line on stderr, as JSON with ``--json``, with a traceback on request."""
+"""Exit codes, and how errors are printed: one line on stderr, as JSON with ``--json``, with a traceback on request.
+
+Whatever is printed here is free of secrets: of DSNs in it, and of what the DSN of this run holds.
+"""
 
 from __future__ import annotations
 
@@ -128,8 +131,8 @@ def exit_code(run: Callable[[], Any], args: Sequence[str]) -> int:
         return result if isinstance(result, int) else OK
     except click.ClickException as error:
         if error.__cause__ is not None and _debug(args):
-            _print_traceback(error)
-        _print_usage(error, _has(args, "--json"))
+            _print_traceback(error, args)
+        _print_usage(error, args)
         return error.exit_code
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, it gets an exit code
         code = next((EXIT_CODES[kind] for kind in type(error).__mro__ if kind in EXIT_CODES), None)
@@ -145,11 +148,11 @@ def _report(error: BaseException, code: int | None, args: Sequence[str]) -> None
         _drop_buffered_output()
     debug = _debug(args)
     if debug:
-        _print_traceback(error)
+        _print_traceback(error, args)
     message = str(error)
     if code is None and not debug:
         message += " (unexpected; --debug shows where)"
-    _print(type(error).__name__, message, _has(args, "--json"), _facts(error))
+    _print(type(error).__name__, message, args, _facts(error))
 
 
 def _debug(args: Sequence[str]) -> bool:
@@ -161,10 +164,21 @@ def _debug(args: Sequence[str]) -> bool:
         return False
 
 
-def _print_traceback(error: BaseException) -> None:
+def _print_traceback(error: BaseException, args: Sequence[str]) -> None:
     import traceback
 
-    traceback.print_exception(error)
+    click.echo(_hidden(args)("".join(traceback.format_exception(error))), err=True, nl=False)
+
+
+def _hidden(args: Sequence[str]) -> Callable[[str], str]:
+    """Return what hides the secrets of this run in a text: those in its arguments and its environment."""
+    from eventstore.redaction import scrubbed, secrets_of
+
+    places = [*args, os.environ.get("EVENTSTORE_DSN", "")]
+    secrets = {secret for place in places if "=" in place or ":" in place for secret in secrets_of(place)}
+    if password := os.environ.get("PGPASSWORD"):
+        secrets.add(password)
+    return lambda text: scrubbed(text, secrets)
 
 
 def _facts(error: BaseException) -> dict[str, Any]:
@@ -172,17 +186,23 @@ def _facts(error: BaseException) -> dict[str, Any]:
     return vars(error) if isinstance(error, errors.EventStoreError) else {}
 
 
-def _print(name: str, message: str, as_json: bool, facts: Mapping[str, Any] | None = None) -> None:
-    fields = {"error": name, "message": message, **(facts or {})}
-    line = json.dumps(fields, ensure_ascii=False, default=str) if as_json else f"{name}: {message}"
+def _print(name: str, message: str, args: Sequence[str], facts: Mapping[str, Any] | None = None) -> None:
+    hide = _hidden(args)
+    fields = {"error": name, "message": hide(message)}
+    fields |= {key: hide(value) if isinstance(value, str) else value for key, value in (facts or {}).items()}
+    as_json = _has(args, "--json")
+    line = json.dumps(fields, ensure_ascii=False, default=str) if as_json else f"{name}: {fields['message']}"
     click.echo(line, err=True)
 
 
-def _print_usage(error: click.ClickException, as_json: bool) -> None:
-    if as_json:
-        _print(type(error).__name__, error.format_message(), as_json)
-    else:
-        error.show()
+def _print_usage(error: click.ClickException, args: Sequence[str]) -> None:
+    if _has(args, "--json"):
+        _print(type(error).__name__, error.format_message(), args)
+        return
+    text = _hidden(args)(error.format_message())
+    if text != error.format_message():  # it repeats an argument
+        error = click.UsageError(text, getattr(error, "ctx", None))
+    error.show()
 
 
 def _has(args: Sequence[str], flag: str) -> bool:

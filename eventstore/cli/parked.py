@@ -13,6 +13,7 @@ import click
 from eventstore.cli.asking import confirm, yes_option
 from eventstore.cli.failures import ParkedNotFound
 from eventstore.cli.output import Rows, cell, json_line, progress, result, write_line
+from eventstore.cli.recording import recorded
 from eventstore.cli.session import Session, shared_options
 from eventstore.cli.values import COUNT, MAX_BIGINT, NAME, POSITION
 
@@ -210,7 +211,8 @@ async def _replay(
 
     async with session.store() as store:
         positions = [one.position async for one in _found(store, name, chosen)] if wait else []
-        count = await store.subscriptions.replay_parked(name, position=chosen.position, key=chosen.key)
+        async with recorded(store.database, "replay", name, position=chosen.position, key=chosen.key):
+            count = await store.subscriptions.replay_parked(name, position=chosen.position, key=chosen.key)
         if not count and chosen.key is not None:
             raise ParkedNotFound(name, key=chosen.key)
         if not wait or not count:
@@ -315,7 +317,10 @@ def discard(session: Session, name: str, chosen: _Chosen, yes: bool) -> None:
 
 async def _discard(session: Session, name: str, chosen: _Chosen) -> int:
     # It listens: that is how who watches the subscription hears of it.
-    async with session.store(listen=True) as store:
+    async with (
+        session.store(listen=True) as store,
+        recorded(store.database, "discard", name, position=chosen.position, key=chosen.key),
+    ):
         count = await store.subscriptions.discard_parked(name, position=chosen.position, key=chosen.key)
     if not count and chosen.key is not None:
         raise ParkedNotFound(name, key=chosen.key)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
 from eventstore.cli.output import progress, result
+from eventstore.cli.recording import recorded
 from eventstore.cli.session import Session, shared_options
 
 if TYPE_CHECKING:
@@ -48,7 +50,9 @@ def command(session: Session, dry_run: bool, batch: int, pause: float) -> None:
 
 
 async def _scavenge(session: Session, batch: int, pause: float, dry_run: bool) -> Scavenged:
-    async with session.store() as store:
+    async with session.store() as store, AsyncExitStack() as noted:
+        if not dry_run:
+            await noted.enter_async_context(recorded(store.database, "scavenge", store.schema))
         with progress("counting" if dry_run else "scavenging") as more:
             return await store.scavenge(
                 batch=batch, pause=pause, dry_run=dry_run, on_batch=lambda one: more(one.events)

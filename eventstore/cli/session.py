@@ -24,7 +24,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -54,7 +54,7 @@ class Session:
         verbose: how often ``-v`` was given: 0 warnings, 1 information, 2 everything.
     """
 
-    dsn: str | None = None
+    dsn: str | None = field(default=None, repr=False)
     schema: str | None = None
     data_dir: str | None = None
     json: bool = False
@@ -122,8 +122,9 @@ class Session:
     def log_to_stderr(self) -> None:
         """Print the log on stderr: warnings, and more with each ``-v``. `run` does this."""
         from eventstore.cli.logs import configure
+        from eventstore.redaction import secrets_of
 
-        configure(self.verbose, self.debug)
+        configure(self.verbose, self.debug, secrets_of(self.dsn or os.environ.get("EVENTSTORE_DSN") or ""))
 
 
 async def _until_sigterm(work: Coroutine[Any, Any, T]) -> T:

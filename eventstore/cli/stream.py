@@ -10,6 +10,7 @@ import click
 
 from eventstore.cli.failures import StreamNotFound
 from eventstore.cli.output import cell, json_line, result, write_line
+from eventstore.cli.recording import recorded
 from eventstore.cli.session import Session, shared_options
 from eventstore.cli.streams import row_of
 from eventstore.cli.values import JSON, MAX_BIGINT, NAME, POSITION, ParamType
@@ -151,7 +152,7 @@ def delete(session: Session, name: str, expected: int | None, yes: bool) -> None
 async def _delete(session: Session, name: str, expected: int | None) -> bool:
     from eventstore.events import ANY
 
-    async with session.store() as store:
+    async with session.store() as store, recorded(store.database, "delete stream", name, expected=expected):
         done = await store.delete_stream(name, expected=ANY if expected is None else expected)
         if not done:
             _known(name, await store.stream_info(name))
@@ -182,7 +183,7 @@ def tombstone(session: Session, name: str, expected: int | None, yes: bool) -> N
 async def _tombstone(session: Session, name: str, expected: int | None) -> bool:
     from eventstore.events import ANY
 
-    async with session.store() as store:
+    async with session.store() as store, recorded(store.database, "tombstone stream", name, expected=expected):
         return await store.tombstone_stream(name, expected=ANY if expected is None else expected)
 
 

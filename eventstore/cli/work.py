@@ -7,7 +7,8 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import reduce
 from importlib import import_module
 from inspect import signature
@@ -28,6 +29,9 @@ __all__ = ["command"]
 
 log = logging.getLogger(__name__)
 
+Shown = AbstractAsyncContextManager[None]
+"""What serves the metrics, if anything does."""
+
 NAMED = 10
 """How many of the subscriptions with a sink are named at start."""
 
@@ -42,8 +46,17 @@ NAMED = 10
     metavar="SECONDS",
     help="How long handlers may finish after SIGTERM.  [default: Settings.drain_grace]",
 )
+@click.option(
+    "--metrics",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Answer Prometheus at http://127.0.0.1:PORT/metrics; 0 takes a free port.",
+)
+@click.option("--metrics-host", metavar="ADDRESS", help="Where --metrics listens.  [default: 127.0.0.1]")
 @shared_options
-def command(session: Session, app: str | None, grace: float | None) -> None:
+def command(
+    session: Session, app: str | None, grace: float | None, metrics: int | None, metrics_host: str | None
+) -> None:
     """Run the handlers of an application, and sinks.
 
     Imports MODULE with the current directory in reach, opens its EventStore and delivers events to the handlers
@@ -61,15 +74,19 @@ def command(session: Session, app: str | None, grace: float | None) -> None:
       eventstore work --app orders:store
       eventstore work --app shop.events:make_store -v --dsn postgresql://user@host/database
       eventstore work --grace 5
+      eventstore work --app orders:store --metrics 9464
     """
     session.log_to_stderr()
+    if metrics_host is not None and metrics is None:
+        raise click.UsageError("--metrics-host goes with --metrics PORT")
     store = _only_sinks(session) if app is None else _load(app)
     if app is not None:
         _place(session, store)
-    session.run(_run(store, grace, alone=app is None))
+    shown = nullcontext() if metrics is None else _showing(store, metrics_host or "127.0.0.1", metrics)
+    session.run(_run(store, grace, shown, alone=app is None))
 
 
-async def _run(store: EventStore, grace: float | None, *, alone: bool) -> None:
+async def _run(store: EventStore, grace: float | None, shown: Shown, *, alone: bool) -> None:
     import asyncio
 
     from eventstore.service import on_sigterm
@@ -90,7 +107,7 @@ async def _run(store: EventStore, grace: float | None, *, alone: bool) -> None:
     # Until everything is closed.
     with on_sigterm(terminate):
         try:
-            async with store:
+            async with shown, store:
                 await _tell_what_runs(store)
                 if alone:
                     await _tell_sinks(store)
@@ -114,6 +131,16 @@ def _how_to_store(name: str) -> str:
         f"there is a handler for subscription {name!r}, which is not stored: give @store.handler a selector too, "
         f"or run `eventstore subscription create {shlex.quote(name)}` with one"
     )
+
+
+@asynccontextmanager
+async def _showing(store: EventStore, host: str, port: int) -> AsyncIterator[None]:
+    """Serve the metrics, also while the store opens and closes."""
+    from eventstore.metrics import serving
+
+    async with serving(store, host, port) as url:
+        click.echo(f"metrics: {url}", err=True)
+        yield
 
 
 def _only_sinks(session: Session) -> EventStore:

@@ -23,6 +23,7 @@ __all__ = [
     "StreamInfo",
     "StreamMetadata",
     "delete_stream",
+    "info_of",
     "list_streams",
     "scavenge",
     "set_stream_metadata",
@@ -121,7 +122,7 @@ async def stream_info(database: Database, stream: str) -> StreamInfo | None:
     """Return what is known of *stream*; see `EventStore.stream_info`."""
     check_stream_name(stream)
     rows = await database.rows("stream_info_v1", stream)
-    return _info(rows[0]) if rows else None
+    return info_of(rows[0]) if rows else None
 
 
 async def list_streams(
@@ -134,13 +135,14 @@ async def list_streams(
     while True:
         rows = await database.rows("list_streams_v1", prefix, after, page_size, include_deleted)
         for row in rows:
-            yield _info(row)
+            yield info_of(row)
         if len(rows) < page_size:
             return
         after = rows[-1]["name"]
 
 
-def _info(row: asyncpg.Record) -> StreamInfo:
+def info_of(row: asyncpg.Record) -> StreamInfo:
+    """Return a row of ``stream_info_v1`` or ``list_streams_v1`` as what it tells."""
     limits = StreamMetadata(row["max_age"], row["max_count"], row["truncate_before"], decode(row["metadata"]))
     return StreamInfo(
         row["name"], row["version"], row["state"], row["first_version"], to_datetime(row["created_at"]), limits
@@ -217,8 +219,8 @@ async def _batch(
         async with database.acquire() as connection:
             owner = await connection.fetchval(_OWNER, schema)
         raise ConfigurationError(
-            f"only the owner of the tables of schema {schema!r} may scavenge; "
-            f"connect as {owner!r}, or as a member of it: --dsn postgresql://{owner}@…"
+            f"this role may not scavenge schema {schema!r}; connect as {owner!r}, which owns it, as a member of that, "
+            "or as an admin (`eventstore roles`)"
         ) from error
 
 

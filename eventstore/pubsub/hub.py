@@ -8,7 +8,7 @@ import logging
 import os
 import weakref
 from collections.abc import Awaitable, Callable, Generator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
 from uuid import uuid4
 
@@ -32,6 +32,9 @@ CONNECTION = "pubsub:connection"
 """The topic on which each node tells its own subscribers ``("lost",)`` and ``("reconnected",)``: in between messages of
 other nodes may have been missed."""
 
+WATCHED = 60.0
+"""Seconds for which messages are counted by topic after somebody asked all nodes for their counters."""
+
 MANY_REASONS = 100
 """Reasons to drop something that are told apart: anybody may send rubbish, and the log must not amplify it."""
 
@@ -53,6 +56,8 @@ class Stats:
         rejected: what arrived and was no message of this cluster, or could not be decoded or dispatched.
         busiest: the topics with the most subscriptions, at most ten.
         adapter: the adapter's own counters.
+        messages: the topics with the most messages, at most ten: how many came for subscribers here. They are counted
+            from the first `cluster_stats` on, until nobody has asked for `WATCHED` seconds.
     """
 
     name: str
@@ -67,6 +72,7 @@ class Stats:
     rejected: int
     busiest: dict[str, int]
     adapter: dict[str, int]
+    messages: dict[str, int] = field(default_factory=dict)
 
 
 class Subscription(Mailbox[Any]):
@@ -178,6 +184,9 @@ class PubSub:
         self._open = False
         self._broadcasts = self._received = self._rejected = 0
         self._reasons: dict[str, int] = {}
+        # Of the topics that have subscribers, and no others. None: nobody looks, and a broadcast is spared the tenth.
+        self._messages: dict[str, int] | None = None
+        self._unwatched: asyncio.TimerHandle | None = None
 
     # -- opening and closing
 
@@ -223,6 +232,7 @@ class PubSub:
         for subscription in tuple(self._owned):
             subscription.close()
         self._topics.clear()
+        self._forget_messages()
         await self._tasks.stop()
         await self.adapter.close()
 
@@ -431,6 +441,7 @@ class PubSub:
             rejected=self._rejected,
             busiest=dict(busiest),
             adapter=stats_of(self.adapter),
+            messages=dict(sorted((self._messages or {}).items(), key=lambda item: (-item[1], item[0]))[:10]),
         )
 
     async def cluster_stats(self, *, within: float = 0.5) -> list[Stats]:
@@ -444,7 +455,7 @@ class PubSub:
         if not within >= 0:
             raise ConfigurationError(f"within must be seconds from 0, not {within!r}")
         ask = uuid4().hex
-        answers = self._answers[ask] = [self.stats()]
+        answers = self._answers[ask] = [self._watched()]
         try:
             question = {"ask": ask, "node": self.node_name}
             await self._sent(self.adapter.broadcast(self._envelope("except", self.node_name, _STATS, question, None)))
@@ -454,6 +465,20 @@ class PubSub:
         return sorted(answers, key=lambda stats: stats.node)
 
     # -- inside
+
+    def _watched(self) -> Stats:
+        """Return the counters to somebody who is going to ask again: messages are counted by topic from now on."""
+        if self._unwatched is not None:
+            self._unwatched.cancel()
+        self._unwatched = asyncio.get_running_loop().call_later(WATCHED, self._forget_messages)
+        if self._messages is None:
+            self._messages = {}
+        return self.stats()
+
+    def _forget_messages(self) -> None:
+        if self._unwatched is not None:
+            self._unwatched.cancel()
+        self._unwatched = self._messages = None
 
     def _check(self, topic: str) -> None:
         if not self._open:
@@ -537,7 +562,10 @@ class PubSub:
 
     def _dispatch(self, topic: str, message: Any, sender: Mailbox[Any] | None, dispatch: Dispatcher | None) -> Full:
         full: Full = []
-        for entries in self._topics.entries(topic):
+        found = self._topics.entries(topic)
+        if self._messages is not None and found:
+            self._messages[topic] = self._messages.get(topic, 0) + 1
+        for entries in found:
             if dispatch is None:
                 full += to_mailboxes(entries, sender, message)
             elif flattened := flat(entries):
@@ -568,7 +596,7 @@ class PubSub:
 
     def _internal(self, topic: str, message: Any) -> None:
         if topic == _STATS:
-            answer = {"ask": message["ask"], "stats": asdict(self.stats())}
+            answer = {"ask": message["ask"], "stats": asdict(self._watched())}
             envelope = self._envelope("only", message["node"], _ANSWER, answer, None)
             self._tasks.spawn("stats", self._sent(self.adapter.direct_broadcast(message["node"], envelope)))
         elif topic == _ANSWER and (answers := self._answers.get(message["ask"])) is not None:
@@ -592,6 +620,8 @@ class PubSub:
             self._ready[topic] = waiting
         else:
             self._ready.pop(topic, None)
+        if not wanted and self._messages is not None:
+            self._messages.pop(topic, None)
 
     def _check_wide(self, topic: str) -> None:
         if any(concerned(topic) for concerned in self._kept_local):

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from eventstore.database import Database
 from eventstore.errors import ConfigurationError
 from eventstore.reports.health import Verdict, check, fail, ok, unknown, warn
 from eventstore.reports.site import Site
 
-__all__ = ["Blocker", "Horizon", "check_visible", "describe", "read_horizon", "terminate"]
+__all__ = ["Blocker", "Horizon", "check_visible", "describe", "read_blockers", "read_horizon", "terminate"]
 
 HELD, HELD_LONG = 5.0, 60.0
 """Seconds after which a transaction is no append at work any more, and after which readers stand still."""
@@ -75,7 +76,9 @@ select l.objid::bigint as key, l.pid, p.gid, coalesce(p.owner, a.usename)::text 
   left join pg_stat_activity a on a.pid = l.pid
   left join (pg_prepared_xacts p join pg_locks x on x.locktype = 'transactionid' and x.transactionid = p.transaction)
     on l.pid is null and x.pid is null and x.virtualtransaction = l.virtualtransaction
- where l.locktype = 'advisory' and l.classid = $1 and l.objsubid = 2
+ where l.locktype = 'advisory' and l.objsubid = 2
+   and l.classid = (select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                     where n.nspname = $1 and c.relname = 'event_positions' and c.relkind = 'S')
    and l.database = (select d.oid from pg_database d where d.datname = current_database())
 """
 
@@ -83,10 +86,23 @@ select l.objid::bigint as key, l.pid, p.gid, coalesce(p.owner, a.usename)::text 
 async def read_horizon(site: Site) -> Horizon:
     """Read the locks, and then where horizon and sequence stand."""
     database = await site.database()
-    locks = await site.rows(_LOCKS, await site.sequence_oid())
+    locks = await site.rows(_LOCKS, site.schema)
     (row,) = await database.rows("horizon_v1")
     blockers = [_blocker(dict(lock), row["last_position"]) for lock in locks]
     return Horizon(row["horizon"], row["last_position"], sorted(blockers, key=lambda one: one.place))
+
+
+async def read_blockers(database: Database, last: int) -> list[Blocker]:
+    """Return who holds locks of the horizon, the lowest place first; one query.
+
+    Asked as the role itself: a function of the schema would show every role what its owner may see.
+
+    Args:
+        last: the last position drawn.
+    """
+    async with database.acquire() as connection:
+        locks = await connection.fetch(_LOCKS, database.schema)
+    return sorted((_blocker(dict(lock), last) for lock in locks), key=lambda one: one.place)
 
 
 def _blocker(lock: dict[str, Any], last: int) -> Blocker:

@@ -1,5 +1,6 @@
 -- ES002 if an id is stored with other content: another stream, type, tags, data or metadata as encoded.
--- created_at does not count: a retry may have built its events anew. Of a scavenged event only stream and
+-- created_at does not count: a retry may have built its events anew; nor does the trace that metadata carries, which is
+-- looked into only where the texts differ. Of a scavenged event only stream and
 -- type are left to compare: a late retry is still the same append.
 create function @schema@.check_known_events_v1(
     p_streams text[], p_stream_no int[], p_ids uuid[], p_types text[], p_data json[], p_metadata json[], p_tags text[])
@@ -15,7 +16,9 @@ begin
            n(stream_no, id, type, data, metadata, tags)
       join events e on e.id = n.id
      where e.stream is distinct from p_streams[n.stream_no] or e.type <> n.type
-        or e.data is not null and (e.data::text <> n.data::text or e.metadata::text <> n.metadata::text
+        or e.data is not null and (e.data::text <> n.data::text
+                                   or e.metadata::text <> n.metadata::text
+                                      and untraced_v1(e.metadata) <> untraced_v1(n.metadata)
                                    or e.tags <> coalesce(n.tags, '{}')::text[])
      limit 1;
     if found then

@@ -3,7 +3,7 @@
 -- run there or have not quite ended. On the way it removes nodes whose lease ran out, and applies resizes that waited.
 --
 -- Returns what it took, then one closing row with subscription_id null, whose partition is how many of its share it did
--- not get although nobody owns them: others had them locked, so it is worth asking again soon.
+-- not get although nobody runs them: others had them locked, so it is worth asking again soon.
 --
 -- Locks, in this order, and waits for none of them but the second: dead nodes; new subscriptions (a deletion of one is
 -- waited for); what it frees; what it resizes; the partitions it takes; control. This node's row is locked too (key
@@ -24,6 +24,7 @@ as $$
 #variable_conflict use_column
 declare
     v_changed boolean := remove_dead_nodes_v1(p_now);
+    v_unheld record;
     v_resizes record;
     v_wanted_of bigint[];
     v_wanted int[];
@@ -36,7 +37,9 @@ begin
         raise exception 'the lease of this node ran out' using errcode = 'ES008';
     end if;
     v_changed := declare_handled_v1(p_incarnation, p_names, p_fallback) or v_changed;
-    v_changed := free_unheld_v1(p_incarnation, p_held_subscriptions, p_held_partitions) or v_changed;
+    select f.freed, f.locked into v_unheld
+      from free_unheld_v1(p_incarnation, p_held_subscriptions, p_held_partitions) f;
+    v_changed := v_unheld.freed or v_changed;
     select r.applied, r.locked into v_resizes from apply_resizes_v1(p_incarnation) r;
     select array_agg(w.subscription_id), array_agg(w.wanted), array_agg(w.first) into v_wanted_of, v_wanted, v_first
       from wanted_partitions_v1(p_incarnation, p_held_subscriptions, p_held_partitions, p_now) w;
@@ -73,7 +76,7 @@ begin
       from taken t join subscriptions s on s.id = t.subscription_id;
     return query
     select null::bigint, null::text,
-           v_resizes.locked + coalesce(sum(least(m.wanted, m.free)), 0)::int, null::bigint, null::bigint, null::int,
+           v_unheld.locked + v_resizes.locked + coalesce(sum(least(m.wanted, m.free)), 0)::int, null::bigint, null::bigint, null::int,
            null::jsonb, null::jsonb, null::bigint, null::bigint[], null::bigint, null::boolean
       from missing_partitions_v1(p_incarnation, v_wanted_of, v_wanted, v_subscriptions,
                                  p_held_subscriptions, p_held_partitions, p_now) m;

@@ -4,9 +4,8 @@
 -- Locks the streams' rows, as every change of them does, so call it in a transaction of its own that ends at once. It
 -- never waits: what an append holds is left out, and the next scavenging walks over that stream's stubs once more. Only
 -- what is a stub counts, for readers begin after scavenged_to.
--- Runs with the caller's rights, see scavenge_range_v1.
 create function @schema@.mark_scavenged_v1(p_streams text[], p_upto bigint[]) returns void
-language plpgsql volatile
+language plpgsql volatile security definer
 set search_path = pg_catalog, @schema@, pg_temp
 as $$
 begin

@@ -2,7 +2,8 @@
 -- which has locked the partition they belong to.
 --
 -- One that is there already failed again in a replay: its attempts add up and it stays where it is, but a replay of a
--- key ends there, for what follows must not overtake it. What an operator discarded meanwhile stays discarded.
+-- key ends there, for what follows must not overtake it, unless the event was set aside alone: then nothing waits behind
+-- it. What an operator discarded meanwhile stays discarded.
 --
 -- One that queues behind nothing but events to be replayed is to be replayed as well: the operator came first, and the
 -- emitter, which did not know yet, would otherwise leave it behind in a queue that nobody waits for any more.
@@ -15,7 +16,7 @@ declare
         select p.key
           from jsonb_to_recordset(p_failed) f(position bigint, replay boolean, attempts int)
           join parked p on p.subscription_id = p_subscription and p.position = f.position
-         where p.replay and f.attempts > 0 and not f.replay);
+         where p.replay and p.blocking and f.attempts > 0 and not f.replay);
 begin
     insert into parked as p (subscription_id, position, bucket, key, state, blocking, replay, attempts, error, message,
                              traceback, first_failed_at, last_failed_at)

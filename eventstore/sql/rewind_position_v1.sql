@@ -2,7 +2,7 @@
 -- {"event": id}: that event's position, so that what follows it comes again. ES006 for anything else, and for "current",
 -- which would skip.
 create function @schema@.rewind_position_v1(p_name text, p_after jsonb) returns bigint
-language plpgsql volatile
+language plpgsql volatile security definer
 set search_path = pg_catalog, @schema@, pg_temp
 as $$
 declare

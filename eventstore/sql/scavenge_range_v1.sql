@@ -3,7 +3,7 @@
 --
 -- Locks the rows of these events and nothing else, which no append, reader or subscription waits for. Not the stream's
 -- row: an append would wait for it. Whether the events are hidden is for the trigger to say (stub_event_v1).
--- Runs with the caller's rights: only the owner of the tables has what it takes, whoever may execute it.
+-- Runs with the rights of scavenge_v1, which calls it: the owner's.
 create function @schema@.scavenge_range_v1(
     p_stream text, p_after bigint, p_upto bigint, p_dry_run boolean, out removed bigint, out freed bigint)
 language plpgsql volatile

@@ -10,12 +10,12 @@
 -- removed. No row: the end. upto is for the next call's p_from and, after the commit, for mark_scavenged_v1, which is a
 -- transaction of its own because it locks the streams' rows, if only for a moment.
 --
--- Only streams with limits are looked at, by their partial index. Runs with the caller's rights, see scavenge_range_v1.
+-- Only streams with limits are looked at, by their partial index.
 create function @schema@.scavenge_v1(
     p_stream text default '', p_from bigint default null, p_batch int default 1000, p_now timestamptz default null,
     p_dry_run boolean default false)
 returns table (stream text, upto bigint, done boolean, events bigint, bytes bigint)
-language plpgsql volatile
+language plpgsql volatile security definer
 set search_path = pg_catalog, @schema@, pg_temp
 as $$
 #variable_conflict use_column

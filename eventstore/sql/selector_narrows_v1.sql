@@ -1,7 +1,7 @@
 -- Whether an index leads to the events of a selector, so that looking for few of them does not mean looking at all:
 -- a stream, a type, a tag, the beginning of a glob; of "and" one part is enough, of "or" it takes every part.
 create function @schema@.selector_narrows_v1(selector jsonb) returns boolean
-language plpgsql immutable parallel safe
+language plpgsql immutable parallel safe security definer
 set search_path = pg_catalog, @schema@, pg_temp
 as $$
 begin

@@ -131,6 +131,14 @@ def test_with_yes_it_is_shown_all_the_same(cli: Run, held: psycopg.Connection[An
     assert "billing" in result.stderr
 
 
+def test_that_it_was_ended_is_recorded(cli: Run, held: psycopg.Connection[Any]) -> None:
+    cli("doctor", "--terminate-blocker", "--yes")
+    (row,) = rows(cli("actions", "--json"))
+    assert (row["action"], row["outcome"], row["arguments"]["pid"]) == (
+        "terminate blocker", "done", held.info.backend_pid
+    )  # fmt: skip
+
+
 def test_a_prepared_transaction_is_rolled_back(cli: Run, prepared: str) -> None:
     result = cli("doctor", "--terminate-blocker", "--yes")
     assert result.exit_code == 0

@@ -12,6 +12,7 @@ import click
 
 from eventstore.cli.asking import confirm, yes_option
 from eventstore.cli.output import cell, progress, result
+from eventstore.cli.recording import recorded
 from eventstore.cli.session import Session, shared_options
 from eventstore.cli.values import NAME, POSITION, ParamType, Time
 
@@ -50,7 +51,7 @@ def pause(session: Session, name: str) -> None:
 
 
 async def _pause(session: Session, name: str) -> bool:
-    async with session.store(listen=True) as store:
+    async with session.store(listen=True) as store, recorded(store.database, "pause", name):
         return await store.subscriptions.pause(name)
 
 
@@ -73,7 +74,7 @@ def resume(session: Session, name: str) -> None:
 
 
 async def _resume(session: Session, name: str) -> bool:
-    async with session.store(listen=True) as store:
+    async with session.store(listen=True) as store, recorded(store.database, "resume", name):
         return await store.subscriptions.resume(name)
 
 
@@ -151,7 +152,7 @@ async def _look(session: Session, dsn: str, name: str, place: int | datetime | U
 
 
 async def _rewind(session: Session, name: str, place: int | datetime | UUID) -> Rewound:
-    async with session.store(listen=True) as store:
+    async with session.store(listen=True) as store, recorded(store.database, "rewind", name, after=place):
         return await store.subscriptions.rewind(name, place)
 
 
@@ -199,7 +200,8 @@ async def _resize(session: Session, name: str, pool_size: int, timeout: float) -
         watching = Tasks()
         watching.spawn("progress", _show_progress(store, name))
         try:
-            await store.subscriptions.resize(name, pool_size, timeout=timeout)
+            async with recorded(store.database, "resize", name, pool_size=pool_size):
+                await store.subscriptions.resize(name, pool_size, timeout=timeout)
         except TimeoutError:
             stored = await store.subscriptions.get(name)
             owners = sorted({one.owner for one in stored.partitions if one.owner is not None})
@@ -256,5 +258,5 @@ def delete(session: Session, name: str, yes: bool) -> None:
 
 
 async def _delete(session: Session, name: str) -> None:
-    async with session.store(listen=True) as store:
+    async with session.store(listen=True) as store, recorded(store.database, "delete", name):
         await store.unsubscribe(name)

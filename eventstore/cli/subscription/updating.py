@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from eventstore.cli.output import cell, result
+from eventstore.cli.recording import recorded
 from eventstore.cli.session import Session, shared_options
 from eventstore.cli.subscription.creating import delivery_options, policy_of
 from eventstore.cli.values import NAME
@@ -71,4 +72,6 @@ async def _update(
             changes["policy"] = policy_of(policy, None if default_policy else load(options.get("policy", {})))
         if wanted.get("sink_options") and "sink" not in wanted:
             changes["sink_options"] = {**options.get("sink_options", {}), **wanted["sink_options"]}
-        return await store.subscriptions.update(name, **changes)
+        # What is changed, and not to what: URLs and options of sinks may hold what is secret.
+        async with recorded(store.database, "update", name, changed=sorted(changes)):
+            return await store.subscriptions.update(name, **changes)
