@@ -13,13 +13,16 @@ import re
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
 
 import asyncpg
 
 from eventstore import errors
+from eventstore.counting import Reads
 from eventstore.moments import hand_over_numbers
+from eventstore.redaction import redacted, told
 from eventstore.schema import REVISION, quoted
 from eventstore.service import to_its_end
 from eventstore.settings import Settings
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-__all__ = ["Borrowable", "Connection", "Database", "borrowed", "connect", "mapped_errors", "redacted"]
+__all__ = ["Borrowable", "Connection", "Database", "Usage", "borrowed", "connect", "mapped_errors", "redacted"]
 
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 
@@ -124,12 +127,6 @@ ACQUIRE_WITHIN = 60.0
 _LOST = (asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.ConnectionDoesNotExistError, OSError)
 
 
-def redacted(dsn: str) -> str:
-    """Return *dsn* without its password, in the user part or the query string."""
-    dsn = re.sub(r"(://[^:/@?]*):[^/?#]*@", r"\1:***@", dsn)
-    return re.sub(r"(?i)(password=)[^&\s]*", r"\1***", dsn)
-
-
 def _named(error: asyncpg.PostgresError) -> errors.EventStoreError | None:
     state = error.sqlstate or ""
     constraint = CONSTRAINTS.get(getattr(error, "constraint_name", None) or "")
@@ -186,11 +183,34 @@ def _opening(dsn: str) -> Iterator[None]:
             except (asyncpg.exceptions.ClientConfigurationError, ValueError) as error:
                 if isinstance(error, errors.EventStoreError):
                     raise
-                raise errors.ConfigurationError(f"DSN {redacted(dsn)!r} is malformed: {error}") from None
+                problem = f"DSN {redacted(dsn)!r} is malformed: {told(error, dsn)}"
+                raise errors.ConfigurationError(problem) from None
     except errors.DatabaseUnavailable as error:
         cause = error.__cause__ or error
-        reason = "timed out" if isinstance(cause, TimeoutError) else cause
+        reason = "timed out" if isinstance(cause, TimeoutError) else told(cause, dsn)
         raise errors.DatabaseUnavailable(f"cannot connect to {redacted(dsn)}: {reason}") from None
+    except errors.ConfigurationError as error:
+        # What the server says may quote a password that was cut in pieces, as the name of a setting.
+        if (reason := told(error, dsn)) == str(error):
+            raise
+        raise errors.ConfigurationError(f"DSN {redacted(dsn)!r}: {reason}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How a pool is used.
+
+    Attributes:
+        limit: most connections it may open.
+        opened: connections that are open.
+        busy: those of them that somebody uses.
+        waiting: calls that wait for a connection.
+    """
+
+    limit: int
+    opened: int
+    busy: int
+    waiting: int
 
 
 class Database:
@@ -200,11 +220,17 @@ class Database:
         connections: how many at most; the first one is opened by `start`.
         lent: for code that is not this package's. They are as asyncpg opens them, the first one when it is needed, and
             reset before they are used again.
+        reads: counts the pages of the log that are read here; None: nobody looks.
+
+    Attributes:
+        schema: the schema it was started for.
+        ended: how many connections ended without being closed.
     """
 
-    def __init__(self, settings: Settings, connections: int, *, lent: bool = False) -> None:
+    def __init__(self, settings: Settings, connections: int, *, lent: bool = False, reads: Reads | None = None) -> None:
         self._settings, self._connections, self._lent = settings, connections, lent
-        self._prefix = ""
+        self.reads, self.ended = reads or Reads(), 0
+        self.schema, self._prefix = "", ""
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._lost: set[Callable[[], None]] = set()
         # Connections at hand, ahead of the pool's own queue, which costs a call more than many a query does.
@@ -217,7 +243,15 @@ class Database:
         self._lost.add(callback)
         return lambda: self._lost.discard(callback)
 
+    def usage(self) -> Usage:
+        """Return how the pool is used now."""
+        if self._pool is None:
+            return Usage(self._connections, 0, 0, 0)
+        opened = self._pool.get_size()
+        return Usage(self._connections, opened, opened - self._pool.get_idle_size() - len(self._spare), self._waiting)
+
     def _connection_lost(self, _connection: object) -> None:
+        self.ended += self._pool is not None
         for callback in tuple(self._lost):
             callback()
 
@@ -237,7 +271,7 @@ class Database:
             ConfigurationError, DatabaseUnavailable: as `connect`.
             MigrationRequired: the schema is missing or older than `schema.REVISION`.
         """
-        self._prefix = quoted(schema)
+        self.schema, self._prefix = schema, quoted(schema)
         self._statements.clear()
         with _opening(dsn):
             pool = await asyncpg.create_pool(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from eventstore.errors import ConfigurationError
 
@@ -17,7 +17,8 @@ class Settings:
         connections: most connections of the pool that appends, reads and settlements share.
         connect_timeout: how long opening a connection may take.
         statement_cache_size: prepared statements kept per connection; 0 behind a pooler in transaction mode.
-        listen_dsn: a direct DSN for LISTEN where the main one goes through a pooler; None: the main DSN.
+        listen_dsn: a direct DSN for LISTEN where the main one goes through a pooler; None: the main DSN. It is not shown
+            by ``repr``.
         listen: False polls only, for databases that can be reached through a pooler alone.
         append_timeout: how long an append whose connection was lost is tried again before its outcome is unknown.
         poll_interval: how often the log is looked at even if no signal comes; ±20 % of jitter.
@@ -32,6 +33,8 @@ class Settings:
         health_check_interval: how often a node makes sure that what should run does, and nothing else.
         hibernate_after: after this long without an event an emitter is suspended, and costs no task.
         drain_grace: how long handlers may finish when a node stops or gives a partition back.
+        address_key: a secret that request analytics hashes client addresses with, the same on every node; None: one
+            that the database makes once. It is not shown by ``repr``.
 
     Raises:
         ConfigurationError: a value is out of range.
@@ -40,7 +43,7 @@ class Settings:
     connections: int = 10
     connect_timeout: float = 10.0
     statement_cache_size: int = 100
-    listen_dsn: str | None = None
+    listen_dsn: str | None = field(default=None, repr=False)
     listen: bool = True
     append_timeout: float = 10.0
     poll_interval: float = 1.0
@@ -55,6 +58,7 @@ class Settings:
     health_check_interval: float = 60.0
     hibernate_after: float = 30.0
     drain_grace: float = 30.0
+    address_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -64,3 +68,5 @@ class Settings:
                 raise ConfigurationError(f"{item.name} must be a whole number of at least {least}, not {value!r}")
             if type(item.default) is float and not (isinstance(value, (int, float)) and 0 < value < 1e6):
                 raise ConfigurationError(f"{item.name} must be a number of seconds above 0, not {value!r}")
+        if self.address_key is not None and (not isinstance(self.address_key, str) or not self.address_key):
+            raise ConfigurationError("address_key is a text that is not empty, or None")

@@ -12,12 +12,14 @@ from datetime import datetime
 from functools import partial
 from itertools import count
 from os import PathLike, getpid
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, overload
 from uuid import uuid4
 
 from eventstore import __version__
 from eventstore import schema as schemas
 from eventstore.conditions import AppendCondition
+from eventstore.counting import Counts
 from eventstore.database import Borrowable, Database
 from eventstore.errors import (
     AlreadyStarted,
@@ -90,6 +92,8 @@ Projection = TypeVar(
     bound=Callable[[list[Event], Any], Awaitable[None]] | Callable[[list[Event], Any, Delivery], Awaitable[None]],
 )
 
+_Append: TypeAlias = "Callable[[appending.Request, Borrowable | None, float | None], Awaitable[list[AppendResult]]]"
+
 _stores = count(1)
 
 
@@ -111,6 +115,9 @@ class EventStore:
         node_name: how this node is called in lists and by `PubSub.direct_broadcast`; by default host and process id.
         settings: what can be tuned.
         data_dir: where the embedded Postgres keeps its data; by default in the user's data directory.
+
+    Attributes:
+        counts: what this node does, as numbers; `eventstore.metrics` shows them.
 
     Raises (on entering):
         ConfigurationError: the DSN is malformed, or there are no Postgres binaries.
@@ -134,12 +141,15 @@ class EventStore:
         self._declared: dict[str, Callable[[], Awaitable[object]]] = {}
         self._middleware: list[Middleware] = []
         self._running: AsyncExitStack | None = None
-        self._database = Database(self.settings, self.settings.connections)
+        self._companions: dict[Callable[[], Awaitable[object]], None] = {}
+        self.counts = Counts()
+        self._database = Database(self.settings, self.settings.connections, reads=self.counts.reads)
         # The lease and the feed have connections of their own: appends that wait for a lock must not stop them.
         self._control = Database(self.settings, CONTROL_CONNECTIONS)
         self._coalescer = Coalescer(self._database, self.settings.connections, self.settings.append_timeout)
-        self._signals = Signals(uuid4(), self.settings)
-        self._feed = Feed(self._control, self._signals, self.settings)
+        self._append: _Append = self._append_counted
+        self._signals = Signals(uuid4(), self.settings, counts=self.counts)
+        self._feed = Feed(self._control, self._signals, self.settings, self.counts)
         self._ledger = Ledger(self._database)
         # What projections write through: they may leave on a connection what no append or reader should find there.
         self._lent = Database(self.settings, self.settings.connections, lent=True)
@@ -153,6 +163,7 @@ class EventStore:
             self._signals.jittered,
             self._tell,
             told=self.settings.listen,
+            counts=self.counts,
         )
         self.pubsub = PubSub(PUBSUB, Alone(self.node_name))
         self.lifecycle = StoreLifecycle(self.schema, self.pubsub)
@@ -189,12 +200,18 @@ class EventStore:
         if self._running is not None:
             raise AlreadyStarted("this store is open already")
         if dsn is not None and (not isinstance(dsn, str) or not dsn):
-            raise ConfigurationError(f"dsn must be postgresql://…, or None for the embedded Postgres, not {dsn!r}")
+            found = "an empty text" if dsn == "" else type(dsn).__name__  # and not itself: it may hold a password
+            raise ConfigurationError(f"dsn must be postgresql://…, or None for the embedded Postgres, not {found}")
         if dsn is not None and data_dir is not None:
             raise ConfigurationError("data_dir is for the embedded Postgres; give it or a DSN, not both")
         if schema is not None:
             self.schema = schemas.check_schema_name(schema)
         self._dsn, self._data_dir = dsn, data_dir
+
+    @property
+    def database(self) -> Database:
+        """What calls the SQL functions, once the store is open: `eventstore.reports` read with it."""
+        return self._database
 
     # -- opening and closing
 
@@ -245,6 +262,29 @@ class EventStore:
         started.push_async_callback(self.lifecycle.stop)
         # Handlers may broadcast, and what happens to them is: they end before PubSub does.
         started.push_async_callback(self._pools.stop)
+        started.push_async_callback(self._close_companions)
+
+    def accompany(self, close: Callable[[], Awaitable[object]]) -> Callable[[], None]:
+        """Await *close* when this open store is closed, while all of it still works; the last one that came first.
+
+        For what works beside the store and has to end, or to store something, before it: request analytics, the
+        dashboard. Returns a function that takes it back.
+
+        Raises:
+            ConfigurationError: the store is not open, or is being closed.
+        """
+        if self._running is None:
+            raise ConfigurationError("the store is not open; use `async with EventStore(...) as store`")
+        self._companions[close] = None
+        return lambda: self._companions.pop(close, None)
+
+    async def _close_companions(self) -> None:
+        while self._companions:
+            close, _ = self._companions.popitem()
+            try:
+                await close()
+            except Exception:
+                log.exception("what accompanies the store did not close")
 
     async def _start_embedded(self, started: AsyncExitStack) -> str:
         from eventstore.embedded import EmbeddedPostgres
@@ -343,7 +383,21 @@ class EventStore:
         parts = tuple(replace(one, events=caused(one.events)) for one in appends)
         return await self._append(appending.Request(parts, condition), connection, timeout)
 
-    async def _append(
+    async def _append_counted(
+        self, request: appending.Request, connection: Borrowable | None, timeout: float | None
+    ) -> list[AppendResult]:
+        began = perf_counter()
+        try:
+            done = await self._append_in_time(request, connection, timeout)
+        except BaseException as error:
+            self.counts.append_failed(error, perf_counter() - began)
+            raise
+        # After a lost reply they were there because of this very append.
+        repeated = done[0].idempotent and request.until is None
+        self.counts.appended(request.size, perf_counter() - began, repeated=repeated, lent=connection is not None)
+        return done
+
+    async def _append_in_time(
         self, request: appending.Request, connection: Borrowable | None, timeout: float | None
     ) -> list[AppendResult]:
         if timeout is None:
@@ -450,11 +504,17 @@ class EventStore:
         Raises:
             DuplicateEventId: an id is stored with other content (`ids` names it); nothing of the call is written.
         """
-        request = appending.KnownRequest(streams, events)
-        rows = await self._coalescer.alone(request)
+        request, began = appending.KnownRequest(streams, events), perf_counter()
+        try:
+            rows = await self._coalescer.alone(request)
+        except BaseException as error:
+            self.counts.append_failed(error, perf_counter() - began)
+            raise
         if rows:
             self._signals.appended()
-        return appending.known_added(rows)
+        added = appending.known_added(rows)
+        self.counts.appended(added, perf_counter() - began, repeated=not added, lent=False)
+        return added
 
     def read(
         self,

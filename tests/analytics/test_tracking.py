@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import asyncio
+import hmac
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from eventstore.analytics import RequestLog, RequestTracker
+from eventstore.analytics.tracking import ASGIApp, Message, Receive, Scope, Send
+from eventstore.errors import ConfigurationError
+from tests.analytics.asgi import START, answering, cookies, hello, request
+
+KEY = b"secret"
+
+
+class Told:
+    """What a tracker tells of."""
+
+    def __init__(self) -> None:
+        self.logs: list[RequestLog] = []
+
+    async def broadcast(self, log: RequestLog) -> None:
+        self.logs.append(log)
+
+
+def hashed(address: str) -> str:
+    return hmac.new(KEY, address.encode(), "sha256").hexdigest()[:16]
+
+
+async def tracked(app: ASGIApp, path: str = "/", *headers: tuple[str, str], **options: Any) -> RequestLog:
+    """Send one request through a tracker; return its log."""
+    told = Told()
+    tracker = RequestTracker(app, told, address_key=KEY, trusted_proxies=options.pop("proxies", ()))
+    await request(tracker, path, *headers, **options)
+    (log,) = told.logs
+    return log
+
+
+async def test_a_request_is_told_of_as_it_was_answered() -> None:
+    agent = "Mozilla/5.0 (iPhone) Mobile"
+    log = await tracked(
+        answering(201), "/items/ü", ("user-agent", agent), ("referer", "https://x.example/?token=1"), method="POST"
+    )
+    assert (log.method, log.path, log.status_code, log.user_agent) == ("POST", "/items/ü", 201, agent)
+    assert (log.referer, log.device_type, log.remote_ip) == ("https://x.example/", "mobile", hashed("192.0.2.1"))
+    assert (log.duration_ms >= 0, log.request_id.version, log.session_page_views) == (True, 7, 1)
+
+
+async def test_what_a_client_does_not_say_has_defaults() -> None:
+    log = await tracked(hello, client=None)
+    assert (log.user_agent, log.referer, log.device_type, log.remote_ip) == ("unknown", "Direct", "desktop", None)
+
+
+async def test_the_query_is_not_kept() -> None:
+    assert "secret" not in (await tracked(hello, "/a", query_string=b"token=secret")).model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("agent", "device"),
+    [
+        ("iPad; Mobile", "tablet"),
+        ("Android Mobile", "mobile"),
+        ("Pad", "tablet"),
+        ("mobile", "desktop"),
+        ("", "desktop"),
+    ],
+)
+async def test_the_device_follows_from_the_agent(agent: str, device: str) -> None:
+    assert (await tracked(hello, "/", ("user-agent", agent))).device_type == device
+
+
+async def test_the_cookies_carry_the_session_on_and_count_its_requests() -> None:
+    told = Told()
+    tracker = RequestTracker(hello, told, address_key=KEY)
+    session, views = cookies(await request(tracker))
+    assert views == "pa_page_views=1; Max-Age=300; Path=/; HttpOnly; SameSite=Lax"
+    assert session.endswith("; Max-Age=300; Path=/; HttpOnly; SameSite=Lax")
+    sent = "; ".join(one.partition(";")[0] for one in (session, views))
+    assert cookies(await request(tracker, "/", ("cookie", f"a=b; {sent}")))[1].startswith("pa_page_views=2;")
+    first, second = told.logs
+    assert (first.session_id, first.session_page_views) == (second.session_id, second.session_page_views - 1)
+
+
+async def test_over_https_the_cookies_are_secure() -> None:
+    sent = await request(RequestTracker(hello, Told(), address_key=KEY), scheme="https")
+    assert all(one.endswith("; SameSite=Lax; Secure") for one in cookies(sent))
+
+
+@pytest.mark.parametrize(
+    "cookie",
+    [
+        "pa_session_id=",
+        "pa_session_id=" + "x" * 65,
+        "pa_session_id=a<b>",
+        "xpa_session_id=abc",
+        "\x00\xff=;;;",
+        "pa_page_views=5",
+    ],
+)
+async def test_malformed_cookies_begin_a_new_session(cookie: str) -> None:
+    log = await tracked(hello, "/", ("cookie", cookie))
+    assert (len(log.session_id or ""), log.session_page_views) == (32, 1)
+
+
+@pytest.mark.parametrize("views", ["-1", "x", "9" * 10, "9" * 5000, ""])
+async def test_a_malformed_count_begins_anew(views: str) -> None:
+    log = await tracked(hello, "/", ("cookie", f"pa_session_id=abc; pa_page_views={views}"))
+    assert (log.session_id, log.session_page_views) == ("abc", 1)
+
+
+async def test_cookies_in_several_headers_are_found() -> None:
+    log = await tracked(hello, "/", ("cookie", "pa_session_id=abc"), ("cookie", "pa_page_views=4"))
+    assert (log.session_id, log.session_page_views) == ("abc", 5)
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "counts"),
+    [
+        ("192.0.2.1", "203.0.113.9", "192.0.2.1"),
+        ("10.1.2.3", "203.0.113.9", "203.0.113.9"),
+        ("10.1.2.3", "203.0.113.9, 10.0.0.7", "203.0.113.9"),
+        ("::ffff:10.1.2.3", " 203.0.113.9:4711 ", "203.0.113.9"),
+        ("fd00::1", '"[2001:DB8::0:1]:443"', "2001:db8::1"),
+        ("10.1.2.3", "unknown", "10.1.2.3"),
+        ("10.1.2.3", ", 203.0.113.9", "10.1.2.3"),
+        ("10.1.2.3", "203.0.113.999", "10.1.2.3"),
+        ("10.1.2.3", "9" * 100_000, "10.1.2.3"),
+        ("unix:", "203.0.113.9", "unix:"),
+    ],
+)
+async def test_forwarded_addresses_count_only_from_trusted_proxies(peer: str, forwarded: str, counts: str) -> None:
+    proxies = ("10.0.0.0/8", "fd00::/8")
+    log = await tracked(hello, "/", ("x-forwarded-for", forwarded), client=(peer, 1), proxies=proxies)
+    assert log.remote_ip == hashed(counts)
+
+
+@pytest.mark.parametrize("proxies", [["10.0.0.1/8"], ["proxy"], "10.0.0.0/8"])
+def test_proxies_that_are_no_addresses_are_refused(proxies: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        RequestTracker(hello, Told(), address_key=KEY, trusted_proxies=proxies)
+
+
+@pytest.mark.parametrize("key", ["", b"", None, 5])
+def test_addresses_are_not_hashed_without_a_key(key: Any) -> None:
+    with pytest.raises(ConfigurationError, match="address_key"):
+        RequestTracker(hello, Told(), address_key=key)
+
+
+async def test_what_the_application_raises_is_500_and_goes_on() -> None:
+    async def broken(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(dict(START))
+        raise LookupError("lost")
+
+    told = Told()
+    with pytest.raises(LookupError, match="lost"):
+        await request(RequestTracker(broken, told, address_key=KEY))
+    assert [log.status_code for log in told.logs] == [500]
+
+
+async def test_what_is_raised_after_the_answer_does_not_change_its_status() -> None:
+    async def broken(scope: Scope, receive: Receive, send: Send) -> None:
+        await hello(scope, receive, send)
+        raise LookupError("in the background")
+
+    told = Told()
+    with pytest.raises(LookupError):
+        await request(RequestTracker(broken, told, address_key=KEY))
+    assert [log.status_code for log in told.logs] == [200]
+
+
+async def test_no_answer_is_500_and_499_if_the_client_left() -> None:
+    async def silent(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+
+    async def gone() -> Message:
+        return {"type": "http.disconnect"}
+
+    assert (await tracked(silent)).status_code == 500
+    assert (await tracked(silent, receive=gone)).status_code == 499
+
+
+async def test_a_cancelled_request_is_499_and_stays_cancelled() -> None:
+    waiting = asyncio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        waiting.set()
+        await asyncio.Event().wait()
+
+    told = Told()
+    task = asyncio.ensure_future(request(RequestTracker(slow, told, address_key=KEY)))
+    await waiting.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [log.status_code for log in told.logs] == [499]
+
+
+async def test_a_client_that_leaves_during_the_answer_got_its_status() -> None:
+    async def refused(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            raise OSError("gone")
+
+    told = Told()
+    with pytest.raises(OSError, match="gone"):
+        await request(RequestTracker(hello, told, address_key=KEY), send=refused)
+    assert [log.status_code for log in told.logs] == [200]
+
+
+async def test_an_answer_streams_and_is_told_of_when_it_is_complete() -> None:
+    told, seen = Told(), []
+
+    async def streaming(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(dict(START))
+        for part in (b"a", b"b"):
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+            seen.append((part, len(told.logs)))
+        await send({"type": "http.response.body"})
+        seen.append((b"", len(told.logs)))
+
+    sent = await request(RequestTracker(streaming, told, address_key=KEY))
+    assert [one.get("body") for one in sent] == [None, b"a", b"b", None]
+    assert seen == [(b"a", 0), (b"b", 0), (b"", 1)]
+
+
+@pytest.mark.parametrize("kind", ["websocket", "lifespan"])
+async def test_what_is_no_request_passes_untouched(kind: str) -> None:
+    handed: list[Any] = []
+
+    async def app(*args: Any) -> None:
+        handed.extend(args)
+
+    given = ({"type": kind}, object(), object())
+    await RequestTracker(app, Told(), address_key=KEY)(*given)  # type: ignore[arg-type]
+    assert all(one is other for one, other in zip(handed, given, strict=True))
+
+
+async def test_the_message_of_the_application_is_not_changed() -> None:
+    start = dict(START)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start)
+        await send({"type": "http.response.body"})
+
+    await request(RequestTracker(app, Told(), address_key=KEY))
+    assert start == START
+
+
+async def test_a_failing_broadcast_changes_no_answer_and_is_counted() -> None:
+    class Broken:
+        async def broadcast(self, log: RequestLog) -> None:
+            raise RuntimeError("down")
+
+    tracker = RequestTracker(hello, Broken(), address_key=KEY)
+    assert (await request(tracker))[1]["body"] == b"hello"
+    assert tracker.failures == 1
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"headers": None},
+        {"headers": [(b"cookie", None)]},
+        {"headers": [1]},
+        {"client": 5},
+        {"path": None},
+        {"method": 1},
+    ],
+)
+async def test_an_odd_scope_changes_no_answer(odd: dict[str, Any]) -> None:
+    sent = await request(RequestTracker(hello, Told(), address_key=KEY), **odd)
+    assert sent[1]["body"] == b"hello"
+
+
+async def test_a_head_without_a_list_of_headers_passes_as_it_is() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 299, "headers": None})
+
+    tracker = RequestTracker(app, Told(), address_key=KEY)
+    assert await request(tracker) == [{"type": "http.response.start", "status": 299, "headers": None}]
+
+
+async def test_a_status_that_is_none_is_not_recorded_and_changes_no_answer() -> None:
+    told = Told()
+    tracker = RequestTracker(answering(999), told, address_key=KEY)
+    assert (await request(tracker))[0]["status"] == 999
+    assert (told.logs, tracker.failures) == ([], 1)
+
+
+def test_analytics_needs_no_web_framework() -> None:
+    used = "import sys, eventstore.analytics as a; [getattr(a, name) for name in a.__all__]"
+    subprocess.run([sys.executable, "-c", f"{used}; assert 'starlette' not in sys.modules"], check=True)
