@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install check test build demo hunt bench format clean
+.PHONY: install check test build demo hunt bench screenshots format clean
 
 install: $(STAMP)
 
@@ -18,9 +18,10 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Two at a time: most tests wait for something. A file's tests stay together.
+# Three at a time on two cores: many tests wait for something. A file's tests stay together, and the long files, which
+# are not those with the most tests, do not come last.
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 build: install
 	$(BIN)/python -m build
@@ -36,6 +37,10 @@ hunt: install
 bench: install
 	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# Pictures of every page of the dashboard, light and dark, into docs/images; takes a Chromium and some minutes.
+screenshots: install
+	$(BIN)/python -m tests.browser.screenshots
 
 format: install
 	$(BIN)/ruff check --fix .
