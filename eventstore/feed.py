@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeAlias
 
+from eventstore.counting import Counts
 from eventstore.database import Database
-from eventstore.errors import Overflow
+from eventstore.errors import DatabaseUnavailable, Overflow
 from eventstore.events import Event
 from eventstore.log.read import Page, Share, Window, read_page
 from eventstore.mailbox import Mailbox
@@ -88,6 +91,9 @@ PUBLISHED_AT_ONCE = 128
 """Emitters that are handed events together. With thousands at once all that is under way would outlive the garbage
 collector's young generations, and it would look through everything there is again and again."""
 
+COMPARED_EVERY = 60.0
+"""Seconds between two comparisons of this node's clock with the database's, which the delay of the feed is told by."""
+
 SPACING = 0.002
 """Seconds between two looks at the log. The first after a pause is immediate; under a stream of appends a look brings
 several events, instead of competing with each append for the processor."""
@@ -102,10 +108,12 @@ class Feed:
         position: of the last event read; None while nobody wants any.
         scanned: the largest horizon read up to; everything wanted up to it was handed over.
         moments: ``read`` (with the page), ``cut``.
+        around: makes what is entered while a page is handed over.
     """
 
-    def __init__(self, database: Database, signals: Signals, settings: Settings) -> None:
+    def __init__(self, database: Database, signals: Signals, settings: Settings, counts: Counts | None = None) -> None:
         self.database, self._signals, self._settings = database, signals, settings
+        self._counts, self._compared = counts or Counts(), float("-inf")
         self._taps: set[Tap] = set()
         self._router: Router[Tap | Handle] = Router(self._failed)
         self._deliver: Deliver | None = None
@@ -116,6 +124,7 @@ class Feed:
         self.position: int | None = None
         self.scanned = 0
         self.moments = Moments()
+        self.around: Callable[[Page], AbstractContextManager[object]] = nullcontext
 
     async def start(self, _dsn: str, _schema: str) -> None:
         """Begin to follow the log, in the background."""
@@ -203,7 +212,8 @@ class Feed:
                 pause = behind.next() if waits_for_append else self._signals.jittered(self._settings.poll_interval)
                 if not waits_for_append and len(self._router):
                     await asyncio.sleep(SPACING)
-                await set_within(self._wake, pause)
+                woken = await set_within(self._wake, pause)
+                self._counts.polls += not woken and not waits_for_append
         except BaseException:
             self._cut_all()
             raise
@@ -218,7 +228,9 @@ class Feed:
                 page = await read_page(self.database, All(), limit=limit, window=limit, after=after)
                 if self.position != after:
                     continue  # cut and begun anew meanwhile: this page begins elsewhere
-                await self._hand_over(page)
+                with self.around(page):
+                    await self._hand_over(page)
+                await self._count(page)
             if page.scanned >= page.horizon:
                 return page.last_position is not None and page.horizon < page.last_position
 
@@ -229,6 +241,7 @@ class Feed:
                 if isinstance(target, Tap):
                     target.offer(event)
                     if target.lost:
+                        self._counts.left_behind += 1
                         self._taps.discard(target)
                         self._router.remove(target)
                 else:
@@ -249,6 +262,29 @@ class Feed:
                 self._deliver.scanned()
         self._rest()
         self.moments.reach("read", page)
+
+    async def _count(self, page: Page) -> None:
+        """Count a page that was handed over, and how old its first event was by the clock that recorded it."""
+        if not page.events:
+            return
+        now = time.time()
+        if time.monotonic() - self._compared >= COMPARED_EVERY:
+            await self._compare_clocks()
+        self._counts.feed.pages += 1
+        self._counts.feed.events += len(page.events)
+        age = now + (self._counts.clock_offset or 0.0) - page.events[0].recorded_at.timestamp()
+        self._counts.feed_seconds.observe(max(0.0, age))
+
+    async def _compare_clocks(self) -> None:
+        """Measure by how much the database's clock is ahead of this node's, to half of a round trip."""
+        self._compared = time.monotonic()
+        try:
+            async with self.database.acquire() as connection:
+                before = time.time()
+                there = await connection.fetchval("select extract(epoch from clock_timestamp())::float8")
+                self._counts.clock_offset = there - (before + time.time()) / 2
+        except DatabaseUnavailable as error:
+            log.debug("the clocks were not compared: %s", error)
 
     async def _publish(self, events: dict[Handle, list[Event]]) -> None:
         if self._deliver is not None:

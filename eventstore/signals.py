@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
+from eventstore.counting import Counts
 from eventstore.database import connect, mapped_errors
 from eventstore.errors import DatabaseUnavailable
 from eventstore.listening import Listener, State, end
@@ -50,8 +51,14 @@ class Signals:
         moments: ``listening``, ``lost``, ``heard`` (the listener itself), ``notified``.
     """
 
-    def __init__(self, node: UUID, settings: Settings, rng: Callable[[], float] = random.random) -> None:
-        self._settings, self._rng = settings, rng
+    def __init__(
+        self,
+        node: UUID,
+        settings: Settings,
+        rng: Callable[[], float] = random.random,
+        counts: Counts | None = None,
+    ) -> None:
+        self._settings, self._rng, self._counts = settings, rng, counts or Counts()
         self._dsn, self._channel, self._node = "", "", str(node)
         self._wakers: set[Callable[[], None]] = set()
         self._changes: set[Callable[[], None]] = set()
@@ -150,11 +157,13 @@ class Signals:
             if isinstance(error, DatabaseUnavailable):  # which a time-out is as well, by mapped_errors
                 self._notifier.terminate()
             raise
+        self._counts.signals_sent += 1
 
     def _hear(self, payload: str) -> None:
         if payload == CONTROL:
             self._changed()
         elif payload != self._node:  # who was woken when it appended
+            self._counts.signals_heard += 1
             self._wake()
 
     def _changed(self) -> None:
@@ -162,6 +171,8 @@ class Signals:
             callback()
 
     def _listener_is(self, state: State) -> None:
+        self._counts.listen_losses += state == "lost"
+        self._counts.listen_reconnects += state == "reconnected"
         if state != "lost":  # whatever was signalled while nobody listened is found by reading
             self._wake()
             self._changed()

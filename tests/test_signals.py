@@ -199,7 +199,7 @@ async def test_nothing_is_left_behind_when_a_store_closes(db: str, sql: asyncpg.
     assert len(asyncio.all_tasks()) == before
     query = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
     while await sql.fetchval(query):
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.005)
 
 
 async def test_a_burst_of_appends_is_signalled_a_few_times(store: EventStore, sql: asyncpg.Connection) -> None:

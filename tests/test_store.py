@@ -6,11 +6,13 @@ import asyncio
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from eventstore import All, DatabaseUnavailable, Delivery, Event, EventStore, NewEvent
+from eventstore.errors import ConfigurationError
 from tests.subscriptions.test_run import running
 
 
@@ -67,3 +69,24 @@ async def test_a_run_that_leaves_sigterm_alone_goes_on(store: EventStore) -> Non
         await asyncio.wait_for(run, 30)
     finally:
         asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+
+
+async def test_what_accompanies_the_store_is_closed_before_any_of_it_the_last_that_came_first(db: str) -> None:
+    closed: list[tuple[str, int]] = []
+
+    async def close(name: str) -> None:
+        closed.append((name, await store.head()))
+        if name == "third":
+            raise RuntimeError("does not close")
+
+    async with EventStore(db) as store:
+        for name in ("first", "second", "third"):
+            store.accompany(partial(close, name))
+        store.accompany(partial(close, "taken back"))()
+    assert closed == [("third", 0), ("second", 0), ("first", 0)]
+
+
+async def test_only_an_open_store_is_accompanied(db: str) -> None:
+    store = EventStore(db)
+    with pytest.raises(ConfigurationError, match="not open"):
+        store.accompany(store.head)

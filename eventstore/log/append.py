@@ -95,6 +95,11 @@ class Request:
     until: float | None = None
     lent: Sequence[asyncpg.Record] | None = None
 
+    @property
+    def size(self) -> int:
+        """How many events it has."""
+        return sum(len(part.events) for part in self.parts)
+
     def __post_init__(self) -> None:
         if self.condition is not None and not isinstance(self.condition, AppendCondition):
             raise InvalidEvent(f"condition must be an AppendCondition, not {type(self.condition).__name__}")

@@ -90,6 +90,8 @@ async def read_page(
     )
     closing = rows.pop()
     scanned = rows[-1]["position"] if len(rows) == limit else closing["window_end"]
+    database.reads.pages += 1
+    database.reads.events += len(rows)
     return Page(to_events(rows), scanned, closing["horizon"], closing["last_position"])
 
 
@@ -216,6 +218,8 @@ async def _stream_pages(
     while left is None or left > 0:
         size = page_size if left is None else min(page_size, left)
         events = to_events(await database.rows("read_stream_v1", stream, after, before, backwards, size))
+        database.reads.pages += 1
+        database.reads.events += len(events)
         yield events
         if len(events) < size:
             return

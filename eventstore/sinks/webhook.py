@@ -16,7 +16,7 @@ from urllib.parse import quote
 from eventstore.codec import encode
 from eventstore.errors import ConfigurationError, DeliveryFailed
 from eventstore.events import Event
-from eventstore.sinks.cloudevents import headers_of, source_of
+from eventstore.sinks.cloudevents import headers_of, source_of, trace_of
 from eventstore.sinks.signature import SECRET_PREFIX, Signer
 from eventstore.sinks.sink import check_options, escaped
 from eventstore.sinks.urls import check_url, secrets_of, shown
@@ -116,7 +116,7 @@ class Webhook:
         headers = headers_of(event, source, metadata=options.metadata, tags=options.tags)
         # Without full stops, because they separate what is signed.
         id = f"{quote(subscription, safe='').replace('.', '%2E')}:{event.id}"
-        headers |= {"Content-Type": "application/json", "Idempotency-Key": id}
+        headers |= {"Content-Type": "application/json", "Idempotency-Key": id, **trace_of(event)}
         if self._signer is not None:
             now = int(time.time())
             signature = self._signer.sign(id, now, body)

@@ -17,10 +17,12 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
+from time import perf_counter
 from typing import Any, Literal, Protocol
 
 import asyncpg
 
+from eventstore.counting import Counts, Handled
 from eventstore.database import Database
 from eventstore.errors import DatabaseUnavailable, LeaseLost, TransactionConflict
 from eventstore.events import Event
@@ -90,6 +92,10 @@ class Host(Protocol):
     clock: Clock
     rng: Callable[[], float]
     moments: Moments
+    counts: Counts
+
+    def counted(self, name: str) -> Handled:
+        """Return the counts of one subscription."""
 
     def moved(self, emitter: Emitter, hurry: bool) -> None:
         """Store its progress soon, or at once."""
@@ -116,12 +122,14 @@ class Emitter:
         "_backoff",
         "_blocked",
         "_caught_up",
+        "_counts",
         "_decided",
         "_gate",
         "_host",
         "_known",
         "_now",
         "_open",
+        "_parked_to",
         "_ready",
         "_replays",
         "_retries",
@@ -152,11 +160,13 @@ class Emitter:
         self.inlet = Inlet(claim, host.feed, host.database, host.settings, self)
         self.task: asyncio.Task[None] | None = None
         self.handled = 0
+        self._counts: Handled | None = None
         self.in_hand: tuple[int, float] | None = None
         self.closed = self.stopping = False
         self._now = 0.0
         self._gate: KeyGate | None = None
         self._known: Set[int] = frozenset()
+        self._parked_to = 0
         self._stale = claim.parked
         self._replays = False
         self._caught_up = False
@@ -167,6 +177,13 @@ class Emitter:
         self._open: dict[int, tuple[Event, Delivery]] = {}
         self._decided: deque[tuple[Event, Delivery]] = deque()
         self._unwritten: list[Failed] = []
+
+    @property
+    def counts(self) -> Handled:
+        """What became of the events of its subscription on this node."""
+        if self._counts is None:
+            self._counts = self._host.counted(self.claim.name)
+        return self._counts
 
     # -- from outside
 
@@ -222,6 +239,7 @@ class Emitter:
             event, delivery = self._decided.popleft()
             if delivery.outcome is DONE:
                 self.progress.ack(event.position)
+                self.counts.handled += 1
         if not self.inlet.queue:
             self.progress.scanned(self.inlet.scanned)
         return self.progress.settled
@@ -254,6 +272,7 @@ class Emitter:
     def was_cut(self) -> None:
         """Take note that the feed left it behind."""
         self._caught_up = False
+        self._host.counts.left_behind += 1
         self._host.tell("subscription_lagging", self.claim, position=self.inlet.read)
 
     # -- the loop
@@ -312,7 +331,7 @@ class Emitter:
             await self._deliver_one(self._ready.popleft())
         elif self._unwritten and (len(self._unwritten) >= WRITTEN_AT_ONCE or not self.inlet.queue or self._full):
             await self._write()
-        elif self._replays:
+        elif self._replays and not self._before_parked():
             await self._replay()
         elif self.inlet.queue:
             return await self._deliver_queued()
@@ -397,7 +416,7 @@ class Emitter:
     def _held_back(self, event: Event) -> bool:
         """Tell whether *event*, which is taken, is not to be delivered now, and see to it that it will be."""
         if event.position in self._known:  # set aside under an earlier epoch, beyond its checkpoint
-            self._settle(event)
+            self._settle(event, known=True)
             return True
         if not self._blocked and self._gate is None:
             return False
@@ -431,6 +450,7 @@ class Emitter:
         """Return the outcome of a call; None if the handler returned and settles by hand, later."""
         self.in_hand = (events[0].position, self._now)
         token = handling.set(events[0] if len(events) == 1 else None)
+        began = perf_counter()
         try:
             call = self.registration.call(events, delivery, transaction)
             if self.policy.timeout is None:
@@ -444,6 +464,7 @@ class Emitter:
             failure = TimeoutError(f"no answer within {self.policy.timeout:g} s") if late else error
             return self._first_word(delivery, Outcome(failure))
         finally:
+            self.counts.took(perf_counter() - began)
             handling.reset(token)
             self.in_hand = None
         if self.task is not None and self.task.cancelling():
@@ -488,6 +509,7 @@ class Emitter:
         log.warning(
             "%s, partition %d: a batch of %d failed, now one by one: %r", *self.handle, len(events), outcome.error
         )
+        self.counts.failed += 1
         self._host.moments.reach("failed", outcome.error)
         self._ready.extendleft(reversed(events))
 
@@ -496,6 +518,7 @@ class Emitter:
             self._settle(event)
             self._free(event)
             return
+        self.counts.failed += 1
         self._host.moments.reach("failed", outcome.error)
         step = self._step(attempt, outcome)
         what = f"again in {outcome.pause(step.seconds):.1f} s" if isinstance(step, Retry) else _name(step)
@@ -522,9 +545,11 @@ class Emitter:
             return Park(key=self.policy.then == "park_key")
         return self.policy.next_step(attempt, self._host.rng)
 
-    def _settle(self, event: Event) -> None:
+    def _settle(self, event: Event, *, known: bool = False) -> None:
         self.progress.ack(event.position)
-        self.handled += 1
+        if not known:
+            self.handled += 1
+            self.counts.handled += 1
         self._host.moved(self, hurry=False)
         self._host.moments.reach("handled", event)
 
@@ -569,6 +594,8 @@ class Emitter:
         if row.blocking and self._gate is not None:
             self._gate.written(row.key)
         kind = "event_parked" if row.state == "parked" else "event_skipped"
+        self.counts.parked += row.state == "parked"
+        self.counts.skipped += row.state == "skipped"
         self._host.moments.reach(row.state, row)
         self._host.tell(
             kind, self.claim, position=row.position, key=row.key[2:], attempts=row.attempts, error=row.error,
@@ -588,6 +615,7 @@ class Emitter:
         # Also those that were replayed since: they still come by the way of all events.
         beyond = self._known | {row.position for row in rows}
         self._known = {position for position in beyond if position > self.progress.checkpoint}
+        self._parked_to = max(self._known, default=0)
         closed = {row.key for row in rows if row.blocking}
         replayed = {row.key for row in rows if row.replay}
         self._gate = KeyGate(closed) if closed or replayed else None
@@ -596,9 +624,23 @@ class Emitter:
             self._gate.replay(key)
         self._replays = bool(replayed)
 
+    def _before_parked(self) -> bool:
+        """Tell whether events from before what is parked still come again.
+
+        An earlier owner had handled them, and parked one behind them, without a checkpoint in between. A replay now
+        would go ahead of them; so they join the queue, each at its place.
+        """
+        queue = self.inlet.queue
+        return queue[0].position <= self._parked_to if queue else self.inlet.scanned < self._parked_to
+
     async def _replay(self) -> None:
-        """Deliver parked events that are to be replayed, each once, in order; a failure ends the replay of its key."""
+        """Deliver parked events that are to be replayed, each once, in order.
+
+        A failure ends the replay of its key, unless it is that of an event set aside alone: nothing waits behind it.
+        """
         assert self._gate is not None
+        if self._unwritten:  # some may belong before what is stored, see `_before_parked`
+            await self._write()
         mark = self._gate.mark()
         rows = await self._host.ledger.replayable(self.claim, WRITTEN_AT_ONCE)
         self._replays = False
@@ -613,7 +655,7 @@ class Emitter:
                 continue
             self._gate.replay(row.key)
             self._replays = True  # look again: what came meanwhile has joined the queue
-            if not await self._replay_one(row):
+            if not await self._replay_one(row) and row.blocking:
                 ended.add(row.key)
                 self._gate.parked_again(row.key)
 
@@ -644,9 +686,11 @@ class Emitter:
         if not await self._host.ledger.settle_one(self.claim, None, failed, done, on=on):
             raise LeaseLost(f"{self.claim.name!r}, partition {self.claim.partition} belongs to another node")
         if not failed:
+            self.counts.replayed += 1
             self._host.moments.reach("replayed", row)
             self._host.tell("event_replayed", self.claim, position=row.position, key=row.key[2:])
         else:
+            self.counts.failed += 1
             self._written_again(failed[0])
 
     def _written_again(self, row: Failed) -> None:

@@ -103,7 +103,7 @@ class Inlet:
         The page after it is read ahead, while this one is being handled.
         """
         if self._window is None:
-            self._window = Window(self._scan_window)
+            self._window = self._new_window()
         if self._ahead is None:
             self._ahead = asyncio.ensure_future(self._page(self.read))
         ahead = self._ahead
@@ -173,7 +173,7 @@ class Inlet:
                 self._take(page)
 
     async def _page(self, after: int, upto: int | None = None, database: Database | None = None) -> Page:
-        window = self._window or Window(self._scan_window)
+        window = self._window or self._new_window()
         claim, limit = self._claim, self._page_size
         return await window.read(
             lambda size: read_page(
@@ -187,6 +187,9 @@ class Inlet:
             ),
             limit,
         )
+
+    def _new_window(self) -> Window:
+        return Window(self._scan_window, asyncio.get_running_loop().time)
 
     def _forget(self) -> None:
         if self._ahead is not None:

@@ -49,11 +49,12 @@ class Lease:
         on_lost: Callable[[], None],
         *,
         told: bool,
+        identify: Callable[[], UUID] = uuid4,
     ) -> None:
         self._ledger, self._node_name, self._settings, self._jittered = ledger, node_name, settings, jittered
         # A node that hears of changes has no need to look for them often.
         self._every = settings.lease_ttl / 3 if told else min(settings.lease_ttl / 3, settings.claim_interval)
-        self._on_lost = on_lost
+        self._on_lost, self._identify = on_lost, identify
         self.moments = moments
         self._generation: int | None = None
         self._early = asyncio.Event()
@@ -66,7 +67,7 @@ class Lease:
 
     async def hold(self, healthy: Callable[[], None]) -> None:
         """Take a lease as a new incarnation and renew it until it is lost; then everything it held is lost too."""
-        loop, ttl, node = asyncio.get_running_loop(), self._settings.lease_ttl, uuid4()
+        loop, ttl, node = asyncio.get_running_loop(), self._settings.lease_ttl, self._identify()
         try:
             asked = loop.time()
             await self._ledger.register(node, self._node_name, ttl)

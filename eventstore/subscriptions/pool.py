@@ -11,10 +11,11 @@ import logging
 import random
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, contextmanager
 from typing import Any, Protocol
-from uuid import UUID
+from uuid import UUID, uuid4
 
+from eventstore.counting import Counts, Handled
 from eventstore.database import Database
 from eventstore.errors import (
     AlreadyStarted,
@@ -90,14 +91,18 @@ class Pools:
         tell: Tell,
         *,
         told: bool = True,
+        counts: Counts | None = None,
         clock: Clock | None = None,
         rng: Callable[[], float] = random.random,
+        identify: Callable[[], UUID] = uuid4,
+        alarm: Callable[[float, Callable[[], list[str]]], AbstractContextManager[object]] = Watchdog,
     ) -> None:
         self.database, self.lent, self.feed, self.settings = database, lent, feed, settings
         self.ledger = Ledger(control)
         self.clock, self.rng, self.moments = clock or LoopClock(), rng, Moments()
-        self.node_name = node_name
+        self.node_name, self.counts = node_name, counts or Counts()
         self._control, self._jittered, self._tell, self._told = control, jittered, tell, told
+        self._identify, self._alarm = identify, alarm
         self._emitters: dict[Handle, Emitter] = {}
         self._active = self._ending = self._closed = False
         self._stopped: set[str] = set()
@@ -122,8 +127,9 @@ class Pools:
         self._handlers: dict[str, Registration] = {}
         self._more: dict[str, Registration] = {}
         self.lease = Lease(
-            self.ledger, self.node_name, self.settings, self._jittered, self.moments, self._lease_lost, told=self._told
-        )
+            self.ledger, self.node_name, self.settings, self._jittered, self.moments, self._lease_lost, told=self._told,
+            identify=self._identify,
+        )  # fmt: skip
         self._settling = Settling(self._control, self.settings, self._emitters, self._lose, self.clock, self.moments)
         self.registry: ConsumerRegistry[Handle] = ConsumerRegistry(
             f"emitters of {self.node_name}",
@@ -224,7 +230,7 @@ class Pools:
             rounds = Tasks()
             closing.push_async_callback(self._reading.stop)
             closing.push_async_callback(rounds.stop)
-            closing.enter_context(Watchdog(self.settings.lease_ttl, self._in_hand))
+            closing.enter_context(self._alarm(self.settings.lease_ttl, self._in_hand))
             self._holding = self._tasks.supervise("lease", self.lease.hold, most=1.0)
             self._tasks.supervise("settlements", lambda ok: self._settling.run(lambda: self.lease.node, ok), most=1.0)
             rounds.supervise("rounds", lambda ok: self._rounds(more, ok), most=1.0)
@@ -292,6 +298,7 @@ class Pools:
         log.warning("could not settle, or give back, before leaving: %s; what is unsettled is delivered again", reason)
 
     def _tell_released(self, emitter: Emitter) -> None:
+        self.counts.partitions_released += 1
         log.info("released %s, partition %d, epoch %d", *emitter.handle, emitter.claim.epoch)
         self.tell("partition_released", emitter.claim)
         self.moments.reach("released", emitter.claim)
@@ -433,6 +440,7 @@ class Pools:
         self._emitters[emitter.handle] = emitter
         self._revisions[emitter.handle] = claim.parked_revision
         self.changed.set()
+        self.counts.partitions_claimed += 1
         log.info("claimed %s, partition %d, epoch %d", claim.name, claim.partition, claim.epoch)
         self.moments.reach("claimed", claim)
         self.tell("partition_claimed", claim)
@@ -466,6 +474,7 @@ class Pools:
         self._tell(kind, node_name=self.node_name, incarnation=str(node))
 
     def _lease_lost(self) -> None:
+        self.counts.leases_lost += 1
         if self._joined is not None:
             self._tell_of_node("node_left", self._joined)
             self._joined = None
@@ -479,6 +488,7 @@ class Pools:
             some = ", ".join(f"{one.claim.name}/{one.claim.partition}" for one in emitters[:5])
             more = ", …" if len(emitters) > 5 else ""
             log.warning("lost %d partitions, which others own or which are gone: %s%s", len(emitters), some, more)
+        self.counts.partitions_lost += len(emitters)
         for emitter in emitters:
             self._forget(emitter)
             log.info("lost %s, partition %d, epoch %d", *emitter.handle, emitter.claim.epoch)
@@ -530,6 +540,7 @@ class Pools:
 
     def _crashed(self, emitter: Emitter, error: BaseException) -> None:
         log.error("the emitter of %s, partition %d crashed", *emitter.handle, exc_info=error)
+        self.counts.crashes += 1
         message = described(error)[1][:1000]
         self.tell("emitter_crashed", emitter.claim, error=type(error).__name__, message=message)
         now = self.clock.time()
@@ -559,6 +570,7 @@ class Pools:
     def _halt(self, claim: Claim, error: BaseException, position: int | None = None) -> None:
         log.error("%s, partition %d is halted: %s", claim.name, claim.partition, error, exc_info=error)
         self.halted[claim.name, claim.partition] = error
+        self.counts.partitions_halted += 1
         self._withhold(claim.key)
         self._tasks.spawn(f"halt of {claim.name}/{claim.partition}", self._store_halt(claim, error, position))
 
@@ -593,6 +605,10 @@ class Pools:
     def tell(self, kind: str, claim: Claim, **payload: Any) -> None:
         """Broadcast what happened to a partition."""
         self._tell(kind, claim.name, partition=claim.partition, epoch=claim.epoch, **payload)
+
+    def counted(self, name: str) -> Handled:
+        """Return the counts of one subscription."""
+        return self.counts.subscriptions.of(name, lambda: {one.claim.name for one in self._emitters.values()})
 
     # -- what is published to emitters
 

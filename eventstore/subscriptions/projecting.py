@@ -58,7 +58,7 @@ class ProjectingEmitter(Emitter):
             if self.policy.attempts is not None and lost.times >= self.policy.attempts:
                 gone = EventStoreError(f"its connection went {lost.times} times while it was projected")
                 if row := await self._after_failure(wanted[0], lost.times, Outcome(gone)):
-                    wanted, rows = [], [row]
+                    wanted, rows = [], [*rows, row]
         while not self.stopping:
             try:
                 outcome = await self._committed(wanted, events[-1].position, rows, attempt)
@@ -67,6 +67,7 @@ class ProjectingEmitter(Emitter):
                 raise
             if outcome.error is None:
                 return self._projected(events, rows)
+            self.counts.failed += 1
             self._host.moments.reach("failed", outcome.error)
             if not wanted:
                 raise Reclaim from outcome.error
@@ -78,7 +79,7 @@ class ProjectingEmitter(Emitter):
                         await self._project([event])
                 return None
             if row := await self._after_failure(wanted[0], attempt, outcome):
-                wanted, rows = [], [row]
+                wanted, rows = [], [*rows, row]
             attempt += 1
         return None
 
@@ -213,6 +214,7 @@ class ProjectingEmitter(Emitter):
             self.progress.ack(event.position)
             self._host.moments.reach("handled", event)
         self.handled += len(events) - len(rows)
+        self.counts.handled += len(events) - len(rows)
         self.progress.stored(events[-1].position, self._host.clock.time())
         for row in rows:
             if row.blocking:
@@ -232,6 +234,7 @@ class ProjectingEmitter(Emitter):
         if outcome.error is not None:
             await self._replayed(row, outcome)
             return False
+        self.counts.replayed += 1
         self._host.moments.reach("replayed", row)
         self._host.tell("event_replayed", self.claim, position=row.position, key=row.key[2:])
         return True

@@ -300,6 +300,7 @@ FUNCTIONS = (
     "tombstone_stream_v1",
     "time_bounds_v1",
     "try_stripes_v1",
+    "untraced_v1",
     "useful_floors_v1",
     "update_subscription_v1",
     "uuid_v7_v1",
