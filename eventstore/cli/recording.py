@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import logging
-import os
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,18 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eventstore.database import Database
 
-__all__ = ["operator", "recorded"]
+__all__ = ["recorded"]
 
 log = logging.getLogger(__name__)
-
-
-def operator() -> str:
-    """Return who runs this: user@host."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a container's user may have no name
-        user = f"uid {os.getuid()}" if hasattr(os, "getuid") else "unknown"
-    return f"{user}@{socket.gethostname()}"
 
 
 @asynccontextmanager
@@ -35,7 +23,7 @@ async def recorded(database: Database, action: str, subject: str, **arguments: A
     works.
     """
     from eventstore.errors import ConfigurationError
-    from eventstore.reports.actions import begin, finishing
+    from eventstore.reports.actions import begin, finishing, operator
 
     given = {name: value for name, value in arguments.items() if value is not None}
     try:

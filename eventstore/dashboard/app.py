@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
-import os
 import secrets
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -30,6 +27,7 @@ from eventstore.dashboard.security import Token, Tokens
 from eventstore.dashboard.sessions import Attempts, Sessions
 from eventstore.dashboard.site import Site, is_open, new_mark
 from eventstore.errors import ConfigurationError
+from eventstore.reports.actions import operator
 from eventstore.service import Clock, LoopClock
 from eventstore.store import EventStore
 
@@ -88,7 +86,7 @@ def dashboard(
         now=now,
         allow_actions=allow_actions,
         behind_tls_proxy=behind_tls_proxy,
-        operator=_operator(),
+        operator=operator(),
         csrf_mark=new_mark(),
     )
     guard = Middleware(
@@ -118,15 +116,6 @@ def _key(secret: str | bytes | None) -> bytes:
     if len(key) < 32:
         raise ConfigurationError("secret needs 32 characters or more: openssl rand -hex 32")
     return key
-
-
-def _operator() -> str:
-    """Return who runs this process, user@host: who acts, where nobody has to sign in."""
-    try:
-        user = getpass.getuser()
-    except (ImportError, KeyError, OSError):  # a user without a name, as in containers
-        user = f"uid {os.getuid()}" if hasattr(os, "getuid") else "unknown"
-    return f"{user}@{socket.gethostname()}"
 
 
 @asynccontextmanager

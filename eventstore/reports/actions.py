@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import json
 import logging
+import os
+import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,12 +24,21 @@ from eventstore.reports.paging import check_limit
 from eventstore.service import to_its_end
 from eventstore.subscriptions.ledger import storable
 
-__all__ = ["Action", "begin", "finishing", "list_actions", "recorded"]
+__all__ = ["Action", "begin", "finishing", "list_actions", "operator", "recorded"]
 
 log = logging.getLogger(__name__)
 
 FINISHED_WITHIN = 5.0
 """Seconds for which it is tried to record how an action ended; nobody can cut that short."""
+
+
+def operator() -> str:
+    """Return who runs this process: user@host."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container's user may have no name
+        user = f"uid {os.getuid()}" if hasattr(os, "getuid") else "unknown"
+    return f"{user}@{socket.gethostname()}"
 
 
 @dataclass(frozen=True, slots=True)

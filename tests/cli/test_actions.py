@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from eventstore import NewEvent
-from eventstore.cli.recording import operator
+from eventstore.reports.actions import operator
 from tests.cli.conftest import Run, failure, rows
 
 
