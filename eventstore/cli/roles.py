@@ -34,8 +34,8 @@ def command(session: Session, applying: bool, checking: bool, prefix: str | None
     They are owner, migrator, writer, reader, worker and admin: groups that cannot log in; --to makes a login a member
     of one. Prints the SQL, for which no database is needed; --apply runs it, as a superuser, or as who may create
     roles and owns the schema. The schema and all that is in it belong to the owner afterwards, and whoever owned it
-    before needs a role as everybody does. `migrate` keeps it so. Columns of --check: kind, role, what differs; "other" are functions granted to further roles, which
-    are left alone and do not count.
+    before needs a role as everybody does. `migrate` keeps it so. Columns of --check: kind, role, what differs; "other"
+    are functions granted to further roles, which are left alone and do not count.
 
     \b
     Examples:
