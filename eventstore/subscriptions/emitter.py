@@ -57,7 +57,11 @@ _numbers = count()
 
 
 class Halted(Exception):
-    """The partition cannot go on; its cause is what an operator has to see."""
+    """The partition cannot go on, for *event* if it is one; its cause is what an operator has to see."""
+
+    def __init__(self, event: Event | None = None) -> None:
+        self.event = event
+        super().__init__()
 
 
 @dataclass(frozen=True, slots=True)
@@ -538,7 +542,7 @@ class Emitter:
                 self._set_aside(event, "skipped", blocking=False, attempts=attempt, error=outcome.error)
                 self._free(event)
             case Halt():
-                raise Halted from outcome.error
+                raise Halted(event) from outcome.error
 
     def _step(self, attempt: int, outcome: Outcome) -> Retry | Park | Skip | Halt:
         if outcome.park:

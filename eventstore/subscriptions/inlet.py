@@ -85,8 +85,7 @@ class Inlet:
             return  # on its own since
         self._put(events)
         if len(self.queue) > MOST:
-            self._feed.leave(self._handle)
-            self.source = None
+            self._leave_feed()
             self._reader.was_cut()
 
     def shares(self) -> Shares:
@@ -138,20 +137,24 @@ class Inlet:
     def leave(self) -> None:
         """Bring nothing more than what is queued; how far its source comes from now on says nothing about it."""
         self.read = self.scanned
-        self._feed.leave(self._handle)
-        self.source = None
+        self._leave_feed()
 
     def close(self) -> None:
         """Bring nothing more."""
         self.closed = True
-        self._feed.leave(self._handle)
-        self.source = None
+        self._leave_feed()
         self._forget()
         self.queue.clear()
 
     @property
     def _handle(self) -> Handle:
         return self._claim.name, self._claim.partition
+
+    def _leave_feed(self) -> None:
+        # Only who joined: the feed knows no inlets but names, and a later emitter of this partition may have joined.
+        if self.live:
+            self._feed.leave(self._handle)
+        self.source = None
 
     def _put(self, events: Iterable[Event]) -> None:
         floors = self._claim.floors

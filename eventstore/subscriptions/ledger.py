@@ -16,6 +16,7 @@ import asyncpg
 from eventstore.codec import check_text, decode
 from eventstore.database import Connection, Database
 from eventstore.errors import ConfigurationError, InvalidEvent, SubscriptionExists, SubscriptionNotFound
+from eventstore.events import Event
 from eventstore.log.read import check_bounds, check_position, check_time, to_events
 from eventstore.moments import to_datetime
 from eventstore.selectors import Selector, check_selector, dump, load
@@ -217,11 +218,17 @@ class Ledger:
             )
         )
 
-    async def halt(self, claim: Claim, error: BaseException) -> bool:
-        """Stop the partition until it is resumed or rewound; False: it is lost, nothing changed."""
+    async def halt(self, claim: Claim, error: BaseException, event: Event | None = None) -> bool:
+        """Stop the partition until it is resumed or rewound; False: it is lost, nothing changed.
+
+        Args:
+            event: whose failure stopped it; None: it was something else.
+        """
         kind, message, text = described(error)
-        halted = json.dumps({"error": kind, "message": message, "traceback": text})
-        return bool(await self._database.value("halt_partition_v1", *_fence(claim), halted))
+        halted: dict[str, Any] = {"error": kind, "message": message, "traceback": text}
+        if event is not None:
+            halted |= {"position": event.position, "type": event.type, "stream": event.stream}
+        return bool(await self._database.value("halt_partition_v1", *_fence(claim), json.dumps(halted)))
 
     async def load_parked(self, claim: Claim) -> ParkedKeys:
         """Return every parked event beyond the checkpoint, and the first of each key that is closed or replayed."""

@@ -53,7 +53,8 @@ class Partition:
         owner: name of the node that runs it, None if nobody does.
         lease_until: when that node's lease ends unless renewed.
         state: ``running``, ``idle`` (nobody owns it) or ``halted``.
-        halted: why it stopped until it is resumed: ``error`` (its type), ``message``, ``traceback``, ``at``.
+        halted: why it stopped until it is resumed: ``error`` (its type), ``message``, ``traceback``, ``at``; and if it
+            is for an event, its ``position``, ``type`` and ``stream``.
     """
 
     number: int

@@ -90,7 +90,7 @@ class Pools:
         jittered: Callable[[float], float],
         tell: Tell,
         *,
-        told: bool = True,
+        told: Callable[[], bool] = lambda: True,
         counts: Counts | None = None,
         clock: Clock | None = None,
         rng: Callable[[], float] = random.random,
@@ -127,8 +127,8 @@ class Pools:
         self._handlers: dict[str, Registration] = {}
         self._more: dict[str, Registration] = {}
         self.lease = Lease(
-            self.ledger, self.node_name, self.settings, self._jittered, self.moments, self._lease_lost, told=self._told,
-            identify=self._identify,
+            self.ledger, self.node_name, self.settings, self._jittered, self.moments, self._lease_lost,
+            told=self._told(), identify=self._identify,
         )  # fmt: skip
         self._settling = Settling(self._control, self.settings, self._emitters, self._lose, self.clock, self.moments)
         self.registry: ConsumerRegistry[Handle] = ConsumerRegistry(
@@ -223,6 +223,7 @@ class Pools:
             if self._draining.is_set():
                 return
             closing.callback(self.database.on_lost(self._pages_lost))
+            closing.callback(self.database.on_put_back(self._put_back))
             closing.push_async_callback(self._tasks.stop)
             closing.push_async_callback(self._leave)
             closing.push_async_callback(self.registry.close)
@@ -420,8 +421,9 @@ class Pools:
         except Exception:
             log.exception("releasing failed; it is claimed and released again")
         for emitter in emitters:
-            self._forget(emitter)
-            self._tell_released(emitter)
+            if self._emitters.get(emitter.handle) is emitter:  # or a round has found out, and perhaps claimed it anew
+                self._forget(emitter)
+                self._tell_released(emitter)
         self.lease.look()
         self.lease.news.set()
 
@@ -501,9 +503,9 @@ class Pools:
             del self._emitters[emitter.handle]
             self._suspended.discard(emitter.handle)
             self._revisions.pop(emitter.handle, None)
+            self.registry.remove_consumer(emitter.handle)
         task = emitter.task
         emitter.close()
-        self.registry.remove_consumer(emitter.handle)
         self.changed.set()
         if task is not None and not task.done():
             self._withhold(emitter.claim.key)
@@ -530,7 +532,7 @@ class Pools:
             case Halted():
                 position = emitter.settled()
                 self._forget(emitter)
-                self._halt(emitter.claim, error.__cause__ or error, position)
+                self._halt(emitter.claim, error.__cause__ or error, position, error.event)
             case Reclaim():
                 if error.suspect is not None:
                     self._suspects[emitter.handle] = error.suspect
@@ -567,21 +569,23 @@ class Pools:
         finally:
             self._allow(key)
 
-    def _halt(self, claim: Claim, error: BaseException, position: int | None = None) -> None:
+    def _halt(
+        self, claim: Claim, error: BaseException, position: int | None = None, event: Event | None = None
+    ) -> None:
         log.error("%s, partition %d is halted: %s", claim.name, claim.partition, error, exc_info=error)
         self.halted[claim.name, claim.partition] = error
         self.counts.partitions_halted += 1
         self._withhold(claim.key)
-        self._tasks.spawn(f"halt of {claim.name}/{claim.partition}", self._store_halt(claim, error, position))
+        self._tasks.spawn(f"halt of {claim.name}/{claim.partition}", self._store_halt(claim, error, position, event))
 
-    async def _store_halt(self, claim: Claim, error: BaseException, position: int | None) -> None:
+    async def _store_halt(self, claim: Claim, error: BaseException, position: int | None, event: Event | None) -> None:
         """Settle up to *position*, and have every node leave the partition alone until an operator resumes it."""
         pause = Backoff(0.05, 5.0, self.rng)
         try:
             while self.lease.node == claim.owner:
                 try:
                     await self.ledger.settle_one(claim, position)
-                    await self.ledger.halt(claim, error)
+                    await self.ledger.halt(claim, error, event)
                     break
                 except Exception as failed:  # noqa: BLE001 - whatever it is, an unrecorded halt would be taken up again
                     log.warning("the halt of %s could not be recorded: %r; trying again", claim.name, failed)
@@ -668,6 +672,11 @@ class Pools:
             emitter.cut()
         if cut and not self._ending and self._placing is None:  # once for all connections that end together
             self._placing = asyncio.get_running_loop().call_soon(self._place_again)
+
+    def _put_back(self) -> None:
+        """Claim everything anew: events that emitters are through with may be gone, and others have their positions."""
+        log.warning("another server took over, which may not have got all events: going on from stored checkpoints")
+        self._lose(self.emitters)
 
     def _place_again(self) -> None:
         self._placing = None

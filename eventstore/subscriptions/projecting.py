@@ -113,7 +113,7 @@ class ProjectingEmitter(Emitter):
             *self.handle, event.position, attempt, type(step).__name__.lower(), exc_info=outcome.error,
         )  # fmt: skip
         if isinstance(step, Halt):
-            raise Halted from outcome.error
+            raise Halted(event) from outcome.error
         if isinstance(step, Retry):
             self._woken.clear()
             due = self._host.clock.time() + outcome.pause(step.seconds)

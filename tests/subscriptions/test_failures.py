@@ -148,6 +148,7 @@ async def test_halt_stops_the_partition_with_what_an_operator_has_to_know(store:
     assert partition.halted is not None
     assert (partition.halted["error"], partition.halted["message"]) == ("ValueError", "no b")
     assert "in handler" in partition.halted["traceback"]
+    assert [partition.halted[name] for name in ("position", "type", "stream")] == [2, "A", "b"]
 
 
 async def test_a_halt_settles_what_was_handled_before(store: EventStore) -> None:
