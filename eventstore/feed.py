@@ -7,7 +7,8 @@ loop, two sources.
 
 No position held in memory is trusted across a crash of the database unless an event was read at it: positions of
 appends that never committed may be handed out again. So the feed asks for what comes after the last *event* it read,
-and when a connection is lost every tap is cut, and followers resume from the last event they returned.
+and when a connection is lost every tap is cut, and followers resume from the last event they returned. If the server
+that they come back to may not have got that event, they look for it; see `eventstore.servers`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, Protocol, TypeAlias
 
 from eventstore.counting import Counts
 from eventstore.database import Database
-from eventstore.errors import DatabaseUnavailable, Overflow
+from eventstore.errors import CheckpointAheadOfLog, DatabaseUnavailable, Overflow
 from eventstore.events import Event
 from eventstore.log.read import Page, Share, Window, read_page
 from eventstore.mailbox import Mailbox
@@ -107,6 +108,7 @@ class Feed:
     Attributes:
         position: of the last event read; None while nobody wants any.
         scanned: the largest horizon read up to; everything wanted up to it was handed over.
+        put_back: how often events that were read may have got lost.
         moments: ``read`` (with the page), ``cut``.
         around: makes what is entered while a page is handed over.
     """
@@ -122,14 +124,18 @@ class Feed:
         self._tasks = Tasks()
         self._forget: list[Callable[[], None]] = []
         self.position: int | None = None
-        self.scanned = 0
+        self.scanned = self.put_back = 0
         self.moments = Moments()
         self.around: Callable[[Page], AbstractContextManager[object]] = nullcontext
 
     async def start(self, _dsn: str, _schema: str) -> None:
         """Begin to follow the log, in the background."""
         self._wake, self._paging = asyncio.Event(), asyncio.Lock()  # of this event loop
-        self._forget = [self._signals.on_wake(self._woken), self.database.on_lost(self._cut_all)]
+        self._forget = [
+            self._signals.on_wake(self._woken),
+            self.database.on_lost(self._cut_all),
+            self.database.on_put_back(self._was_put_back),
+        ]
         self._tasks.supervise("feed", self._run, most=1.0)
 
     async def stop(self) -> None:
@@ -299,6 +305,11 @@ class Feed:
             if self._deliver is not None:
                 self._deliver.unroutable(target, error)
 
+    def _was_put_back(self) -> None:
+        self.put_back += 1
+        self.scanned = 0
+        self._cut_all()
+
     def _cut_all(self) -> None:
         cut: list[Handle] = []
         for target in self._router.targets():
@@ -342,6 +353,8 @@ class Follower:
         self._window = Window(settings.scan_window)
         self._tap: Tap | None = None
         self._position = self.returned = after
+        self._last: Event | None = None
+        self._put_back = feed.put_back
         self._outstanding: int | None = None
         self.moments = Moments()
 
@@ -365,6 +378,7 @@ class Follower:
 
         Raises:
             DatabaseUnavailable: history could not be read; call again to go on after the last event returned.
+            CheckpointAheadOfLog: the log has not got that event any more, or ends before where this began.
         """
         self._outstanding = None
         try:
@@ -372,7 +386,8 @@ class Follower:
                 if events := await (self._live() if self.live else self._history()):
                     # In the same step as the position moves: whoever reads it in between must not see too much.
                     self._outstanding = events[0].position - 1
-                    self.returned = events[-1].position
+                    self._last = events[-1]
+                    self.returned = self._last.position
                     self._position = max(self._position, self.returned)
                     return events
         except Exception:
@@ -404,6 +419,7 @@ class Follower:
             ),
             limit,
         )
+        await self._check_log(page)
         if self._tap is None and page.scanned >= page.horizon:
             # Attached before the page is returned: at most what came meanwhile is left to read from SQL.
             self._tap = await self._feed.attach(self._selector, self._share)
@@ -411,6 +427,18 @@ class Follower:
         if self.live:
             self.moments.reach("live")
         return page.events
+
+    async def _check_log(self, page: Page) -> None:
+        """Refuse to go on where what was returned is gone: what came in its place would be taken for it."""
+        if page.last_position is not None and page.last_position < self.returned:
+            raise CheckpointAheadOfLog(None, self.returned, page.last_position)
+        if (put_back := self._feed.put_back) == self._put_back or self._last is None:
+            return
+        at = self._last.position
+        found = await read_page(self._database, All(), limit=1, window=1, after=at - 1, upto=at)
+        if not found.events or found.events[0].id != self._last.id:
+            raise CheckpointAheadOfLog(None, at, page.horizon)
+        self._put_back = put_back
 
     async def _live(self) -> list[Event]:
         tap = self._tap

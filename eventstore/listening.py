@@ -4,8 +4,8 @@ What is notified while it is away is missed: whoever listens is told by `Listene
 
 A connection that is dead without having ended, and a pooler that hands it on after each statement, look alike: nothing
 is heard. So the listener notifies itself on that very connection from time to time. Such a pooler may let just this
-one through, the connection being in its hands at that moment; it gives itself away by the pid of the notification,
-which is not the one the connection was told. Then a signal of another session has to be heard as well.
+one through, the connection being in its hands at that moment; so a signal of another session has to be heard as well
+wherever there is a pooler, and nothing is listened to, which a backend would keep, where it is in that mode.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from uuid import uuid4
 
 from eventstore.database import mapped_errors
 from eventstore.errors import DatabaseUnavailable
+from eventstore.poolers import DEAF, is_pooled, moves
 from eventstore.service import Moments, Tasks, set_within, to_its_end
 
 __all__ = ["HEARD_WITHIN", "Connect", "Listener", "State", "end"]
@@ -86,7 +87,7 @@ class Listener:
         self._tasks = Tasks()
         self._live: _Live | None = None
         self._own = f"es_{uuid4().hex}"
-        self._token, self._heard, self._heard_pid = "", asyncio.Event(), 0
+        self._token, self._heard = "", asyncio.Event()
         self._up, self._known, self._started = asyncio.Event(), False, False
         self._reason = "its listener was not started"
         self.listening = False
@@ -163,13 +164,15 @@ class Listener:
             await self._listen_once(healthy)
         except Exception as error:
             self._reason = str(error)
+            if self._reason == DEAF:
+                self._up.set()  # for who waits to be `ready`: it will not become so by itself
             raise
 
     async def _listen_once(self, healthy: Callable[[], None]) -> None:
         connection = await self._connect()
         try:
             live = _Live(connection, self._hear, self._connect_timeout)
-            await self._prove(live)
+            await self._prove(live, connection)
             while missing := self._callbacks.keys() - live.channels:
                 for channel in missing:
                     await live.listen(channel)
@@ -195,11 +198,15 @@ class Listener:
             self._announce("lost")
             self.moments.reach("lost")
 
-    async def _prove(self, live: _Live) -> None:
+    async def _prove(self, live: _Live, connection: Any) -> None:
         """Hear itself, and another session where that proves nothing."""
+        with mapped_errors():
+            pooled = await is_pooled(connection)
+            if pooled and await moves(self._connect, self._close):
+                raise DatabaseUnavailable(DEAF)
         await live.listen(self._own)
         await self._beat(live.execute)
-        if self._notifier is None and self._heard_pid == live.pid:
+        if self._notifier is None and not pooled:
             return
         other = await (self._notifier or self._connect)()
         try:
@@ -230,10 +237,9 @@ class Listener:
 
     # -- what is heard
 
-    def _hear(self, _connection: Any, pid: int, channel: str, payload: object) -> None:
+    def _hear(self, _connection: Any, _pid: int, channel: str, payload: object) -> None:
         if channel == self._own:
             if payload == self._token:
-                self._heard_pid = pid
                 self._heard.set()
             return
         for callback in tuple(self._callbacks.get(channel, ())):
@@ -256,7 +262,6 @@ class _Live:
     def __init__(self, connection: Any, hear: Callable[..., None], within: float) -> None:
         self._connection, self._hear, self._within = connection, hear, within
         self._turn = asyncio.Lock()
-        self.pid: int = connection.get_server_pid()
         self.channels: set[str] = set()
         self.ended = asyncio.Event()
         connection.add_termination_listener(lambda _: self.ended.set())

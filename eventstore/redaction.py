@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from urllib.parse import unquote, unquote_plus
 
-__all__ = ["redacted", "scrubbed", "secrets_of", "told"]
+__all__ = ["place_of", "redacted", "scrubbed", "secrets_of", "told"]
 
 HIDDEN = "***"
 
@@ -62,6 +62,13 @@ def redacted(dsn: str) -> str:
     person = "" if user is None else f"{user}{'' if password is None else f':{HIDDEN}'}@"
     shown = _PAIR.sub(rf"\1\2{HIDDEN}", f"{scheme}{person}{place}")
     return shown if query is None else f"{shown}?{'&'.join(_parameters(query))}"
+
+
+def place_of(dsn: str) -> str:
+    """Return where *dsn* leads, as host, port and database; all of it, redacted, if these cannot be told apart."""
+    scheme, _, _, place, _ = _split(dsn)
+    shown = place.strip("/") if scheme and re.fullmatch(r"[\w.:\[\],/-]*", place) else ""
+    return shown or redacted(dsn)
 
 
 def scrubbed(text: str, secrets: Iterable[str] = ()) -> str:

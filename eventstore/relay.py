@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
-from eventstore.errors import DatabaseUnavailable, PubSubClosed, TransactionConflict
+from eventstore.errors import CheckpointAheadOfLog, DatabaseUnavailable, PubSubClosed, TransactionConflict
 from eventstore.events import Event
 from eventstore.feed import Follower
 from eventstore.service import Backoff, Moments, Tasks
@@ -126,6 +126,9 @@ class Relay:
                     events = await follower.next()
                 except (DatabaseUnavailable, TransactionConflict) as error:
                     log.warning("relaying: %s; trying again", error)
+                except CheckpointAheadOfLog as error:
+                    log.warning("relaying: %s; what is appended from now on is relayed", error)
+                    follower = None
                 except Exception:
                     log.exception("relaying failed; trying again")
                 else:

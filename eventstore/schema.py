@@ -23,6 +23,7 @@ __all__ = [
     "REVISION",
     "check_schema_name",
     "function_source",
+    "installed_functions",
     "migrate",
     "quoted",
     "signal_channel",
@@ -30,7 +31,7 @@ __all__ = [
 
 DEFAULT_SCHEMA = "eventstore"
 
-REVISION = "0003"
+REVISION = "0004"
 """The newest revision under `migrations/`, and the one this package needs at least. Revisions sort as text."""
 
 _SQL = Path(__file__).parent / "sql"
@@ -62,6 +63,11 @@ def function_source(name: str, schema: str) -> str:
     names = {"@schema@": quoted(schema), "@schema_literal@": f"'{schema}'"}
     text = (_SQL / f"{name}.sql").read_text(encoding="utf-8")
     return re.sub("|".join(names), lambda found: names[found[0]], text)
+
+
+def installed_functions() -> list[str]:
+    """Return the names of the functions that a schema of `REVISION` has."""
+    return sorted(path.stem for path in _SQL.glob("*.sql"))
 
 
 def migrate(dsn: str, schema: str = DEFAULT_SCHEMA, revision: str = "head") -> None:

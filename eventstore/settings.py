@@ -16,10 +16,11 @@ class Settings:
     Attributes:
         connections: most connections of the pool that appends, reads and settlements share.
         connect_timeout: how long opening a connection may take.
-        statement_cache_size: prepared statements kept per connection; 0 behind a pooler in transaction mode.
-        listen_dsn: a direct DSN for LISTEN where the main one goes through a pooler; None: the main DSN. It is not shown
-            by ``repr``.
-        listen: False polls only, for databases that can be reached through a pooler alone.
+        statement_cache_size: prepared statements kept per connection; None: 100, and 0 behind a pooler. A number counts
+            whatever there is, as for a pooler in session mode, or one that keeps them.
+        listen_dsn: a direct DSN for LISTEN where the main one goes through a pooler; None: the main DSN.
+            It is not shown by ``repr``.
+        listen: False polls only. So does a node behind a pooler in transaction mode without *listen_dsn*, and says so.
         append_timeout: how long an append whose connection was lost is tried again before its outcome is unknown.
         poll_interval: how often the log is looked at even if no signal comes; ±20 % of jitter.
         heartbeat_interval: how often a node checks that it hears its own signal.
@@ -42,7 +43,7 @@ class Settings:
 
     connections: int = 10
     connect_timeout: float = 10.0
-    statement_cache_size: int = 100
+    statement_cache_size: int | None = None
     listen_dsn: str | None = field(default=None, repr=False)
     listen: bool = True
     append_timeout: float = 10.0
@@ -63,10 +64,12 @@ class Settings:
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            least = 0 if item.name == "statement_cache_size" else 1 if type(item.default) is int else None
-            if type(item.default) is int and (type(value) is not int or value < (least or 0)):
-                raise ConfigurationError(f"{item.name} must be a whole number of at least {least}, not {value!r}")
+            if type(item.default) is int and (type(value) is not int or value < 1):
+                raise ConfigurationError(f"{item.name} must be a whole number of at least 1, not {value!r}")
             if type(item.default) is float and not (isinstance(value, (int, float)) and 0 < value < 1e6):
                 raise ConfigurationError(f"{item.name} must be a number of seconds above 0, not {value!r}")
+        cache = self.statement_cache_size
+        if cache is not None and (type(cache) is not int or cache < 0):
+            raise ConfigurationError(f"statement_cache_size must be None or a whole number from 0 on, not {cache!r}")
         if self.address_key is not None and (not isinstance(self.address_key, str) or not self.address_key):
             raise ConfigurationError("address_key is a text that is not empty, or None")

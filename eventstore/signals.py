@@ -21,6 +21,7 @@ from eventstore.counting import Counts
 from eventstore.database import connect, mapped_errors
 from eventstore.errors import DatabaseUnavailable
 from eventstore.listening import Listener, State, end
+from eventstore.poolers import DEAF, Way
 from eventstore.schema import signal_channel
 from eventstore.service import Moments, Tasks
 from eventstore.settings import Settings
@@ -47,7 +48,8 @@ class Signals:
     """The node's listener, on the channel of one schema, and its one notifier, which connects at the first signal.
 
     Attributes:
-        listener: the LISTEN connection, for others to share; None where `Settings.listen` is False.
+        listener: the LISTEN connection, for others to share; None where `Settings.listen` is False, or a pooler is in
+            the way.
         moments: ``listening``, ``lost``, ``heard`` (the listener itself), ``notified``.
     """
 
@@ -57,8 +59,9 @@ class Signals:
         settings: Settings,
         rng: Callable[[], float] = random.random,
         counts: Counts | None = None,
+        way: Callable[[], Way] = Way,
     ) -> None:
-        self._settings, self._rng, self._counts = settings, rng, counts or Counts()
+        self._settings, self._rng, self._counts, self._way = settings, rng, counts or Counts(), way
         self._dsn, self._channel, self._node = "", "", str(node)
         self._wakers: set[Callable[[], None]] = set()
         self._changes: set[Callable[[], None]] = set()
@@ -66,7 +69,7 @@ class Signals:
         self._tasks = Tasks()
         self._pending = asyncio.Event()
         self._notifier: Any = None
-        self.listener = self._new_listener() if settings.listen else None
+        self._made = self.listener = self._new_listener() if settings.listen else None
         self.moments = self.listener.moments if self.listener else Moments()
 
     def _new_listener(self) -> Listener:
@@ -90,6 +93,10 @@ class Signals:
         """Begin to listen (in the background: a node works without) and to notify."""
         self._dsn, self._channel = dsn, signal_channel(schema)
         self._pending = asyncio.Event()  # of this event loop: a store may be opened in one after another
+        self.listener = self._made
+        if self._made is not None and self._way().moves and not self._settings.listen_dsn:
+            log.warning("%s; until then the log is looked at every %g s", DEAF, self._settings.poll_interval)
+            self.listener = None
         if self.listener is not None:
             await self.listener.listen(self._channel, self._hear)
             await self.listener.start()
@@ -178,5 +185,5 @@ class Signals:
             self._changed()
 
     async def _connect(self, dsn: str, role: str) -> Any:
-        timeout, cache = self._settings.connect_timeout, self._settings.statement_cache_size
-        return await connect(dsn, timeout=timeout, cache=cache, name=f"eventstore {role}")
+        timeout = self._settings.connect_timeout
+        return await connect(dsn, timeout=timeout, cache=self._way().cache, name=f"eventstore {role}")

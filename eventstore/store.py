@@ -145,14 +145,14 @@ class EventStore:
         self.counts = Counts()
         self._database = Database(self.settings, self.settings.connections, reads=self.counts.reads)
         # The lease and the feed have connections of their own: appends that wait for a lock must not stop them.
-        self._control = Database(self.settings, CONTROL_CONNECTIONS)
+        self._control = Database(self.settings, CONTROL_CONNECTIONS, beside=self._database)
         self._coalescer = Coalescer(self._database, self.settings.connections, self.settings.append_timeout)
         self._append: _Append = self._append_counted
-        self._signals = Signals(uuid4(), self.settings, counts=self.counts)
+        self._signals = Signals(uuid4(), self.settings, counts=self.counts, way=lambda: self._database.way)
         self._feed = Feed(self._control, self._signals, self.settings, self.counts)
         self._ledger = Ledger(self._database)
         # What projections write through: they may leave on a connection what no append or reader should find there.
-        self._lent = Database(self.settings, self.settings.connections, lent=True)
+        self._lent = Database(self.settings, self.settings.connections, lent=True, beside=self._database)
         self._pools = Pools(
             self._database,
             self._lent,
@@ -162,7 +162,7 @@ class EventStore:
             self.settings,
             self._signals.jittered,
             self._tell,
-            told=self.settings.listen,
+            told=lambda: self._signals.listener is not None,
             counts=self.counts,
         )
         self.pubsub = PubSub(PUBSUB, Alone(self.node_name))
@@ -247,7 +247,7 @@ class EventStore:
                 schema=self.schema,
                 listener=self._signals.listener,
                 connect_timeout=self.settings.connect_timeout,
-                statement_cache_size=self.settings.statement_cache_size,
+                statement_cache_size=self._database.way.cache,
             )
         try:
             await started.enter_async_context(self.pubsub)
@@ -979,6 +979,7 @@ class EventStore:
 
         Raises:
             SubscriptionNotFound: a handler names a subscription that is neither stored nor declared.
+            ConfigurationError: the role may not run subscriptions.
             AlreadyStarted: it runs already.
         """
         if not self._handlers:
@@ -1038,6 +1039,8 @@ class EventStore:
         return await self._ledger.nodes()
 
     async def _declare(self) -> None:
+        # A lease of nobody: a role that may hold none is told so here, and does not try again and again.
+        await self._ledger.renew(uuid4(), self.settings.lease_ttl)
         for declare in self._declared.values():
             await declare()
         await self._ledger.check_stored(self._handlers)

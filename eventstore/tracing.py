@@ -4,7 +4,7 @@ The metadata of an event carries the trace it was appended in, as ``traceparent`
 Context), so that what a handler does, on whatever node, belongs to the trace of the append. `docs/metrics.md` tells
 which spans and attributes there are.
 
-Needs opentelemetry-api: ``pip install 'eventstore-postgres[tracing]'``; it is imported by `instrument`.
+Needs opentelemetry-api: ``pip install '.[tracing]'`` in a checkout; it is imported by `instrument`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def instrument(store: EventStore, tracer_provider: TracerProvider | None = None)
         from opentelemetry import trace
     except ModuleNotFoundError:
         raise ConfigurationError(
-            "tracing needs opentelemetry-api: pip install 'eventstore-postgres[tracing]'"
+            "tracing needs opentelemetry-api: pip install '.[tracing]' in a checkout"
         ) from None
     if store in _instrumented:
         raise AlreadyStarted("this store is instrumented already")

@@ -1,6 +1,6 @@
 """A chat room that shows who is in it, across any number of processes, with nothing but Postgres behind it.
 
-    pip install 'eventstore-postgres[embedded,examples]'
+    pip install '.[embedded,examples]' in a checkout
     uvicorn examples.presence:app --timeout-graceful-shutdown 1 --port 8001
     uvicorn examples.presence:app --timeout-graceful-shutdown 1 --port 8002      # in another terminal
 

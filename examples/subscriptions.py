@@ -1,6 +1,6 @@
 """Accounts whose balances are a projection, and whose owners get a letter: handlers in any number of processes.
 
-    pip install 'eventstore-postgres[embedded,cli]'
+    pip install '.[embedded,cli]' in a checkout
     eventstore work --app examples.subscriptions:store      # as many as you like; Ctrl-C or SIGTERM ends one
     python -m examples.subscriptions ada 10                 # in another terminal: deposits, and shows the balance
 

@@ -26,6 +26,7 @@ import psycopg
 import pytest
 
 import eventstore
+import eventstore.analytics
 import eventstore.lifecycle
 import eventstore.pubsub
 import eventstore.registry
@@ -207,7 +208,7 @@ def understood(command: click.Command, arguments: list[str]) -> None:
     """Parse, and run nothing."""
     context = click.Context(command)
     _, rest, _ = command.make_parser(context).parse_args(arguments)
-    if isinstance(command, click.Group):
+    if isinstance(command, click.Group) and (rest or not command.invoke_without_command):
         inner = command.get_command(context, rest[0])
         assert inner is not None, f"no command {rest[0]}"
         understood(inner, rest[1:])
@@ -250,6 +251,7 @@ NAMES = {
     "lifecycle": eventstore.lifecycle.__all__,
     "kinds": list(eventstore.lifecycle.StoreKind),
     "registry": eventstore.registry.__all__,
+    "analytics": eventstore.analytics.__all__,
     "operations": [name for name in vars(Subscriptions) if not name.startswith("_")],
     "failure policy": [one.name for one in fields(FailurePolicy)],
     "delivery": ["ack", "attempt", "epoch", "nack", "park", "partition", "subscription"],

@@ -21,7 +21,7 @@ from eventstore import EventStore
 __all__ = ["peer_append", "peer_catch_up", "peer_dcb"]
 
 CALLERS = 32
-CURE = "pip install 'eventstore-postgres[bench]', or `make bench`"
+CURE = "pip install '.[bench]' in a checkout, or `make bench`"
 STATE = TEXT.encode()
 
 

@@ -16,16 +16,27 @@ if TYPE_CHECKING:
     from eventstore.analytics.broadcasting import RequestPubSub
     from eventstore.analytics.installing import install
     from eventstore.analytics.logs import RequestLog
+    from eventstore.analytics.marking import leave_out
     from eventstore.analytics.storing import RequestTable
     from eventstore.analytics.tracking import RequestTracker
 
-__all__ = ["Batcher", "RequestLog", "RequestPubSub", "RequestTable", "RequestTracker", "Storage", "install"]
+__all__ = [
+    "Batcher",
+    "RequestLog",
+    "RequestPubSub",
+    "RequestTable",
+    "RequestTracker",
+    "Storage",
+    "install",
+    "leave_out",
+]
 
 _HOMES = {
     "eventstore.analytics.batching": ("Batcher", "Storage"),
     "eventstore.analytics.broadcasting": ("RequestPubSub",),
     "eventstore.analytics.installing": ("install",),
     "eventstore.analytics.logs": ("RequestLog",),
+    "eventstore.analytics.marking": ("leave_out",),
     "eventstore.analytics.storing": ("RequestTable",),
     "eventstore.analytics.tracking": ("RequestTracker",),
 }

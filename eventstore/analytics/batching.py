@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from eventstore.analytics.broadcasting import SENT
-from eventstore.errors import ConfigurationError
+from eventstore.analytics.logs import RequestLog
+from eventstore.errors import ConfigurationError, DatabaseUnavailable, MigrationRequired, TransactionConflict
 from eventstore.lifecycle.families import Losses
 from eventstore.mailbox import Mailbox
 from eventstore.service import Backoff, Clock, LoopClock, Moments, Tasks, to_its_end
 
 if TYPE_CHECKING:
     from eventstore.analytics.broadcasting import RequestPubSub
-    from eventstore.analytics.logs import RequestLog
 
 __all__ = ["Batcher", "Storage"]
 
@@ -23,6 +23,15 @@ log = logging.getLogger(__name__)
 
 CLOSED_WITHIN = 5.0
 """Seconds that `Batcher.close` tries to store what it still holds."""
+
+SORTED_AFTER = 3
+"""How often a batch fails, not because the storage is away, before its parts are tried."""
+
+REFUSALS = 64
+"""How many parts of a batch may fail before one of them is stored; more, and it is the storage that fails."""
+
+_AWAY = (OSError, DatabaseUnavailable, MigrationRequired, TransactionConflict)
+"""Failures that say nothing about what was to be stored."""
 
 
 class Storage(Protocol):
@@ -41,7 +50,9 @@ class Batcher:
             ...
 
     A batch is stored when there are *batch_size* requests, or *interval* seconds after the first one came. One that
-    fails is kept, and tried again after 0.1 to 5 seconds, while the newer ones wait in the buffer.
+    fails is kept, and tried again after 0.1 to 5 seconds, while the newer ones wait in the buffer. If it fails three
+    times, and not because the storage is away, its parts are tried: a request that the storage refuses while it takes
+    others is dropped, so that it does not hold them up.
 
     Args:
         requests: what to subscribe to.
@@ -75,6 +86,7 @@ class Batcher:
         self._clock: Clock = clock or LoopClock()
         self._buffer = _Buffer(max_buffer, min(batch_size, max_buffer))
         self._batch: list[RequestLog] = []
+        self._refused = 0  # times in a row that the batch in hand failed by itself
         self._turn = asyncio.Lock()
         self._backoff = Backoff(0.1, 5.0)
         self._tasks = Tasks()
@@ -82,6 +94,7 @@ class Batcher:
         self._lost = 0
         self._failures = Losses("requests could not be stored, and wait to be tried again (%d times until now): %s")
         self._drops = Losses("requests were dropped (%d until now): %s")
+        self._strangers = Losses("what is no request was left out on the topic of requests (%d until now): %s")
         self.stored = 0
         self.moments = Moments()
         try:
@@ -106,6 +119,11 @@ class Batcher:
     def failures(self) -> int:
         """How often the storage failed."""
         return self._failures.count
+
+    @property
+    def ignored(self) -> int:
+        """How many messages on the topic were no requests."""
+        return self._strangers.count
 
     def __len__(self) -> int:
         """How many requests wait to be stored."""
@@ -146,31 +164,80 @@ class Batcher:
         async with self._turn:
             done = 0
             while done < count and self._take():
-                if not await self._store():
+                count_in_hand = len(self._batch)
+                if not await self._store() and not await self._sort_out():
                     return False
-                done += len(self._batch)
-                self._batch = []
+                done += count_in_hand
             return True
 
     def _take(self) -> bool:
         """Have a batch in hand: the one that failed, or the next of the buffer."""
         while not self._batch and len(self._buffer):
-            messages = self._buffer.take_nowait(self._size)
-            # Anybody may broadcast anything on the topic.
-            self._batch = [one[1] for one in messages if type(one) is tuple and len(one) == 2 and one[0] == SENT]
+            self._batch, self._refused = self._requests(self._size), 0
         return bool(self._batch)
 
+    def _requests(self, most: int) -> list[RequestLog]:
+        """Take requests from the buffer. Anybody may broadcast anything on the topic: the rest is left out."""
+        messages = self._buffer.take_nowait(most)
+        pairs = (one for one in messages if type(one) is tuple and len(one) == 2)
+        found = [log for kind, log in pairs if kind == SENT and isinstance(log, RequestLog)]
+        if strangers := len(messages) - len(found):
+            self._strangers.add("only RequestLog are stored", strangers)
+        return found
+
     async def _store(self) -> bool:
+        """Store the batch in hand."""
+        error = await self._insert(self._batch)
+        if error is None:
+            self._batch = []
+            return True
+        self._refused = 0 if isinstance(error, _AWAY) else self._refused + 1
+        return False
+
+    async def _insert(self, logs: list[RequestLog]) -> Exception | None:
+        """Store *logs*, or return why not."""
         try:
-            await self._storage.insert(self._batch)
+            await self._storage.insert(logs)
         except Exception as error:  # noqa: BLE001 - any storage, any failure: it is tried again
             self._failures.add(error)
             self.moments.reach("failed", error)
-            return False
+            return error
         self._backoff.reset()
-        self.stored += len(self._batch)
-        self.moments.reach("stored", len(self._batch))
-        return True
+        self.stored += len(logs)
+        self.moments.reach("stored", len(logs))
+        return None
+
+    async def _sort_out(self) -> bool:
+        """Try the parts of a batch that fails again and again; tells whether all of it is stored, but for the culprits.
+
+        Halves of halves, in turn the largest left, so that most of a batch with one culprit is stored at once, and the
+        smallest, which finds some that can be stored among many culprits. Only when the storage took some are those
+        that it refuses, each alone, dropped. If it takes none, it is itself what fails.
+        """
+        if self._refused == 0 or self._refused % SORTED_AFTER:
+            return False
+        # Whether the storage takes anything at all, a batch of one cannot tell.
+        self._batch += self._requests(max(0, self._size - len(self._batch)))
+        parts, culprits, failures, before = [self._batch], list[tuple[RequestLog, Exception]](), 0, self.stored
+        while parts and (self.stored > before or failures < REFUSALS):
+            parts.sort(key=len)
+            part = parts.pop(failures % 2 - 1)
+            error = await self._insert(part)
+            if isinstance(error, _AWAY):
+                parts.append(part)
+                break
+            if error is not None:
+                failures += 1
+                half = len(part) // 2
+                parts.extend((part[:half], part[half:]) if half else ())
+                culprits += [] if half else [(part[0], error)]
+        if self.stored > before:
+            for culprit, error in culprits:
+                self._lost += 1
+                self._drops.add(f"the storage takes others and refuses {culprit.method} {culprit.path!r}: {error!r}")
+            culprits = []
+        self._batch = [one for one, _ in culprits] + [one for part in parts for one in part]
+        return not self._batch
 
     async def _close(self) -> None:
         self._buffer.close()

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from eventstore.analytics.addresses import Network, address_hash, networks
 from eventstore.analytics.batching import CLOSED_WITHIN, Batcher
 from eventstore.analytics.broadcasting import RequestPubSub
+from eventstore.analytics.marking import MARK
+from eventstore.analytics.sharing import join, leave
 from eventstore.analytics.storing import RequestTable
-from eventstore.analytics.tracking import ASGIApp, Exchange, Message, Receive, RequestTracker, Scope, Send
+from eventstore.analytics.tracking import ASGIApp, Exchange, Message, Paths, Receive, RequestTracker, Scope, Send
 from eventstore.errors import ConfigurationError
 from eventstore.lifecycle.families import Losses
 from eventstore.service import Clock, LoopClock, Tasks, set_within
@@ -39,6 +41,7 @@ def install(
     *,
     address_key: bytes | str | None = None,
     trusted_proxies: Iterable[str | Network] = (),
+    exclude: Iterable[str] = (),
     keep_days: int | None = None,
     batch_size: int = 1000,
     interval: float = 1.0,
@@ -54,11 +57,16 @@ def install(
     nothing is recorded. Whatever comes first, the end of the application's lifespan or that of the store, what was
     gathered is stored before. Should the database be out of reach, requests wait in a bounded buffer.
 
+    A request is recorded once: where an application is mounted below another, and both are installed, by the outer one.
+    Applications of one process on one store share what stores them; the numbers for it that came first hold.
+
     Args:
         app: before it has served anything.
         address_key: the secret that client addresses are hashed with. None: that of `Settings.address_key`, or else one
             that the database makes once, for all nodes.
         trusted_proxies: as `RequestTracker`.
+        exclude: paths that are not recorded, each with all below it, as ``["/health", "/metrics"]``. A dashboard and
+            metrics of this package need no mention: they see to it themselves, by `leave_out`.
         keep_days: drop months that ended so many days ago, at the start and once a day; None keeps all.
         batch_size, interval, max_buffer: as `Batcher`.
 
@@ -67,14 +75,15 @@ def install(
     """
     options = {"batch_size": batch_size, "interval": interval, "max_buffer": max_buffer}
     proxies, key = networks(trusted_proxies), address_key or store.settings.address_key
+    excluded = tuple(Paths(exclude))
     if key is not None:
         address_hash(key)
     if keep_days is not None and (type(keep_days) is not int or keep_days < 1):
         raise ConfigurationError(f"keep_days must be a whole number of at least 1, not {keep_days!r}")
     add: Any = getattr(app, "add_middleware", None)
     if add is None:
-        return Installed(app, store, key, proxies, keep_days, options)
-    add(Installed, store=store, key=key, proxies=proxies, keep_days=keep_days, options=options)
+        return Installed(app, store, key, proxies, excluded, keep_days, options)
+    add(Installed, store=store, key=key, proxies=proxies, exclude=excluded, keep_days=keep_days, options=options)
     return app
 
 
@@ -87,11 +96,13 @@ class Installed:
         store: EventStore,
         key: bytes | str | None,
         proxies: tuple[Network, ...],
+        exclude: Collection[str],
         keep_days: int | None,
         options: dict[str, Any],
         clock: Clock | None = None,
     ) -> None:
         self._app, self._store, self._key, self._proxies = app, store, key, proxies
+        self._exclude, self._excluded = exclude, Paths(exclude)
         self._keep_days, self._options, self._clock = keep_days, options, clock or LoopClock()
         self._tasks = Tasks()
         self._tracker: RequestTracker | None = None
@@ -108,10 +119,13 @@ class Installed:
             await self._live(scope, receive, send)
         elif self._tracker is not None:
             await self._tracker(scope, receive, send)
-        elif scope["type"] == "http" and self._look():
+        elif self._counts(scope) and self._look():
             await Exchange(scope, receive, send, self._record, self._lost.add).follow(self._app)
         else:
             await self._app(scope, receive, send)
+
+    def _counts(self, scope: Scope) -> bool:
+        return scope["type"] == "http" and MARK not in scope and scope.get("path") not in self._excluded
 
     async def _record(self, exchange: Exchange) -> None:
         """Keep *exchange* until addresses can be hashed; a request does not wait for that."""
@@ -155,8 +169,10 @@ class Installed:
         table = RequestTable(self._store.database, self._store.schema)
         key = self._key or await table.address_key()
         requests = RequestPubSub(self._store.pubsub, shared_storage=True)
-        self._batcher = Batcher(requests, table, **self._options)
-        self._tracker = RequestTracker(self._app, requests, address_key=key, trusted_proxies=self._proxies)
+        self._batcher = join(self._store, self, lambda: Batcher(requests, table, **self._options))
+        self._tracker = RequestTracker(
+            self._app, requests, address_key=key, trusted_proxies=self._proxies, exclude=self._exclude
+        )
         while self._early:
             await self._tracker.record(self._early.popleft())
         self._ready.set()
@@ -181,7 +197,7 @@ class Installed:
             self._lost.add("the analytics did not start before the end", len(self._early))
             self._early.clear()
         if self._batcher is not None:
-            await self._batcher.close()
+            await leave(self._store, self, self._batcher)
         self._starting = False
 
 

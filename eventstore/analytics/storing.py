@@ -145,6 +145,8 @@ class RequestTable:
     async def _months(
         self, keep_months: int | None, keep_days: int | None, now: datetime | None
     ) -> list[tuple[str, Month]]:
+        if now is not None and now.tzinfo is None:
+            raise ConfigurationError(f"now must be a time with its time zone, not {now!r}")
         rows = await self._call("request_months_v1", keep_months, keep_days, *([] if now is None else [now]))
         return [(row["name"], Month(row["month"], row["requests"], row["bytes"])) for row in rows]
 

@@ -24,7 +24,7 @@ try:
 except ModuleNotFoundError as error:
     if error.name not in ("click", "rich"):
         raise
-    raise SystemExit("the command line needs more packages: pip install 'eventstore-postgres[cli]'") from None
+    raise SystemExit("the command line needs more packages: pip install '.[cli]' in a checkout") from None
 except KeyboardInterrupt:  # Ctrl-C before there is anything that could answer it
     raise SystemExit(130) from None
 
@@ -37,6 +37,10 @@ COMMANDS = {
     "demo": ("eventstore.cli.demo", "See the event store at work, on a small shop or a file of yours."),
     "dev": ("eventstore.cli.dev", "Run the embedded Postgres until Ctrl-C."),
     "doctor": ("eventstore.cli.doctor", "Check the database, the subscriptions and the nodes, and say what to do."),
+    "evidence": (
+        "eventstore.cli.evidence",
+        "Chain events by hashes, so that `eventstore verify` finds what was tampered with.",
+    ),
     "export": ("eventstore.cli.exporting", "Write events to a file as NDJSON."),
     "import": ("eventstore.cli.importing", "Import the rows of a CSV or NDJSON file as events."),
     "migrate": ("eventstore.cli.migrate", "Create the schema, or bring it up to date."),
@@ -47,11 +51,13 @@ COMMANDS = {
     "requests": ("eventstore.cli.requests", "Show what web applications answered, and drop old months of it."),
     "roles": ("eventstore.cli.roles", "Print, apply or check roles that may do no more than they need."),
     "scavenge": ("eventstore.cli.scavenge", "Remove for good what the limits of streams hide."),
+    "seal": ("eventstore.cli.seal", "Sign what the log holds, up to the horizon."),
     "stream": ("eventstore.cli.stream", "Show a stream, set its limits, delete or tombstone it."),
     "streams": ("eventstore.cli.streams", "List streams by name."),
     "subscription": ("eventstore.cli.subscription", "Create, show, update, pause, rewind and resize subscriptions."),
     "tail": ("eventstore.cli.tail", "Follow the log live, until Ctrl-C."),
     "top": ("eventstore.cli.top", "Watch the overview live, until q or Ctrl-C."),
+    "verify": ("eventstore.cli.verify", "Find out whether the log is as it was written."),
     "work": ("eventstore.cli.work", "Run the handlers of an application, and sinks."),
 }
 """Name → (module, short help); the help page is written from here, without importing any of them."""

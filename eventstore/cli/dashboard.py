@@ -83,7 +83,7 @@ def _check_packages() -> None:
     from importlib.util import find_spec
 
     if any(find_spec(name) is None for name in PACKAGES):
-        raise click.UsageError("the dashboard needs more packages: pip install 'eventstore-postgres[dashboard]'")
+        raise click.UsageError("the dashboard needs more packages: pip install '.[dashboard]' in a checkout")
 
 
 async def _serve(session: Session, serving: Serving) -> None:
@@ -102,6 +102,7 @@ async def _serve(session: Session, serving: Serving) -> None:
                 store,
                 allow_actions=serving.allow_actions,
                 tokens=tokens or None,
+                open_to_all=not tokens,  # it listens at the loopback address alone then
                 hosts=(*serving.allow_host, *_named(serving.host)),
                 behind_tls_proxy=serving.behind_tls_proxy,
             )
@@ -137,6 +138,7 @@ def _tokens(serving: Serving) -> dict[str, Token]:
     if serving.token_file is not None:
         try:
             with open(serving.token_file, encoding="utf-8") as lines:
+                _warn_of_readers(lines.fileno(), serving.token_file)
                 found = parse_tokens(lines, serving.token_file)
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is no text"
@@ -146,6 +148,13 @@ def _tokens(serving: Serving) -> dict[str, Token]:
             raise ConfigurationError(f"{serving.token_file} names a token {OPERATOR}, which is the one of {TOKEN}")
         found[OPERATOR] = Token(secret)
     return found
+
+
+def _warn_of_readers(file: int, name: str) -> None:
+    """Say so if others on this machine can read the file. It is not refused: they may be meant to, as a group is."""
+    if os.name == "posix" and (mode := os.fstat(file).st_mode & 0o077):
+        who = "others" if mode & 0o007 else "its group"
+        click.echo(f"Warning: {who} can read or change the tokens in {name}: chmod 600 {name}", err=True)
 
 
 def _certificate(serving: Serving) -> tuple[str, str] | None:

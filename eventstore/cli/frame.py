@@ -51,7 +51,7 @@ def frame(look: Look, width: int, height: int, *, blocks: bool = True) -> list[L
     """Return the lines of a look, at most *height* of at most *width* cells each."""
     seen = look.overview
     head = [
-        [(look.place, "bold"), (f"  {seen.at.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z", "dim")],
+        _head(look, width),
         _rate(seen.log, look.rates, width, blocks),
         _horizon(seen.log),
         _subscriptions(seen),
@@ -71,6 +71,16 @@ def frame(look: Look, width: int, height: int, *, blocks: bool = True) -> list[L
     ]
     lines = head + _shared(lists, height - len(head), width)
     return [_cut(line, width) for line in lines[:height]]
+
+
+def _head(look: Look, width: int) -> Line:
+    from rich.cells import cell_len, set_cell_size
+
+    time = f"  {look.overview.at.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
+    room = max(0, width - len(time))
+    fits = cell_len(look.place) <= room or not room
+    place = look.place if fits else set_cell_size(look.place, room - 1) + "…"
+    return [(place, "bold"), (time, "dim")]
 
 
 def _rate(log: LogHead, rates: Sequence[float], width: int, blocks: bool) -> Line:
@@ -138,6 +148,7 @@ def _node(one: NodeState) -> Line:
 
 def _failure(one: Failure) -> Line:
     where = f"partition {one.partition}" if one.position is None else f"position {one.position:,}"
+    where += f" and {one.count - 1:,} more" if one.count > 1 else ""
     message = f"{one.error or 'halted'}: {one.message or ''}".rstrip(": ")
     style = "bold red" if one.kind == "halted" else ""
     return [

@@ -66,8 +66,12 @@ class _Named(io.FileIO):
 
 
 def json_line(row: Mapping[str, Any]) -> str:
-    """Return *row* as one line of JSON. The standard library's encoder: others round or refuse large integers."""
-    return json.dumps(row, ensure_ascii=False, separators=(",", ":"), default=_plain)
+    """Return *row* as one line of JSON. The standard library's encoder: others round or refuse large integers.
+
+    What is not printable is escaped: JSON leaves controls beyond ASCII as they are, and a terminal obeys them.
+    """
+    text = json.dumps(row, ensure_ascii=False, separators=(",", ":"), default=_plain)
+    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def _plain(value: Any) -> Any:
@@ -90,6 +94,10 @@ def cell(value: Any) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def _short(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
 def result(as_json: bool, row: Mapping[str, Any], sentence: str) -> None:
     """Print the one result of a command: *row* as JSON, or *sentence*."""
     write_line(json_line(row) if as_json else sentence, flush=True)
@@ -105,6 +113,7 @@ class Rows:
         self._json, self._columns = as_json, columns
         self._table = not as_json and sys.stdout.isatty()
         self._waiting: list[list[str]] = []
+        self._whole: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -118,11 +127,13 @@ class Rows:
         if self._json:
             write_line(json_line(row))
             return
-        cells = [cell(row[column]) for column in self._columns]
         if not self._table:
-            write_line("\t".join(cells))
+            write_line("\t".join(cell(row[column]) for column in self._columns))
             return
-        self._waiting.append(cells)
+        # Of a time that does not fit, the end would be cut off; its seconds are told to people, and nothing is cut.
+        times = {column for column in self._columns if isinstance(row[column], datetime)}
+        self._whole |= times
+        self._waiting.append([_short(row[one]) if one in times else cell(row[one]) for one in self._columns])
         if len(self._waiting) == TABLE_ROWS:
             self._print_table()
 
@@ -130,10 +141,12 @@ class Rows:
         if not self._waiting:
             return
         from rich.console import Console
-        from rich.table import Table
+        from rich.table import Column, Table
         from rich.text import Text
 
-        table = Table(*self._columns, box=None, pad_edge=False, header_style="bold")
+        columns = [Column(name, no_wrap=name in self._whole, min_width=20 * (name in self._whole) or None)
+                   for name in self._columns]  # fmt: skip
+        table = Table(*columns, box=None, pad_edge=False, header_style="bold")
         for cells in self._waiting:
             table.add_row(*map(Text, cells))
         Console().print(table)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eventstore.cli.asking import confirm, yes_option
-from eventstore.cli.output import Rows, json_line, result, write_line
+from eventstore.cli.output import Rows, cell, json_line, result, write_line
 from eventstore.cli.recording import recorded
 from eventstore.cli.session import Session, shared_options
 from eventstore.cli.stream import Age
@@ -69,8 +69,9 @@ def command(session: Session) -> None:
 def report(session: Session, last: float, since: datetime | None, until: datetime | None, slowest: int) -> None:
     """Show rate, statuses, latency, devices and the slowest paths of a period.
 
-    Of more than 100,000 requests it counts the newest, and says so; latencies are made from a sample of 10,000 then.
-    Columns of the paths: method, path, count, errors, p50 and p95 in milliseconds. JSON is one object, with the series.
+    Of more than 100,000 requests it counts the newest, and says so; latencies are made from a sample of 5,000 then.
+    Columns of the paths: method, path, count, errors (5xx), p50 and p95 in milliseconds. JSON is one object, with the
+    series.
 
     \b
     Examples:
@@ -103,13 +104,14 @@ async def _report(session: Session, since: datetime | None, until: datetime | No
 
 def _lines(found: RequestReport) -> list[tuple[str, str]]:
     def counts(of: dict[str, int]) -> str:
-        return "  ".join(f"{name} {count:,}" for name, count in of.items()) or "-"
+        return "  ".join(f"{cell(name)} {count:,}" for name, count in of.items()) or "-"
 
     latency = found.latency
     period = f"{found.counted_since:%Y-%m-%d %H:%M:%S} to {found.until:%Y-%m-%d %H:%M:%S} UTC"
     lines = [
         ("requests", f"{found.requests:,}, {found.per_second:,.2f} a second, {period}"),
         ("statuses", counts(found.statuses)),
+        ("errors", f"{found.errors:,} (5xx)"),
         (
             "latency",
             "-" if latency is None else f"p50 {_ms(latency.p50)}  p95 {_ms(latency.p95)}  p99 {_ms(latency.p99)} ms",

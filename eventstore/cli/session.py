@@ -92,7 +92,12 @@ class Session:
         from eventstore.store import EventStore
 
         dsn, data_dir = self.location
-        settings = Settings(listen=listen, connections=10 if listen else 2)
+        if dsn is not None and data_dir is not None:
+            given = self.dsn is not None or self.data_dir is not None
+            names = "--dsn and --data-dir" if given else "EVENTSTORE_DSN and EVENTSTORE_DATA_DIR"
+            raise click.UsageError(f"{names} name two places: the second is for the embedded Postgres; give one")
+        direct = os.environ.get("EVENTSTORE_LISTEN_DSN") or None
+        settings = Settings(listen=listen, listen_dsn=direct, connections=10 if listen else 2)
         return EventStore(dsn, schema=self.schema_name, data_dir=data_dir, settings=settings)
 
     def embedded(self) -> EmbeddedPostgres:
@@ -124,7 +129,8 @@ class Session:
         from eventstore.cli.logs import configure
         from eventstore.redaction import secrets_of
 
-        configure(self.verbose, self.debug, secrets_of(self.dsn or os.environ.get("EVENTSTORE_DSN") or ""))
+        dsns = (self.dsn or os.environ.get("EVENTSTORE_DSN") or "", os.environ.get("EVENTSTORE_LISTEN_DSN") or "")
+        configure(self.verbose, self.debug, set().union(*map(secrets_of, dsns)))
 
 
 async def _until_sigterm(work: Coroutine[Any, Any, T]) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,6 +15,7 @@ import click
 
 from eventstore.cli.output import cell, json_line, write_line
 from eventstore.cli.session import Session, shared_options
+from eventstore.cli.values import Seconds
 
 if TYPE_CHECKING:
     import asyncio
@@ -34,7 +36,7 @@ ANSWERED_WITHIN = 10.0
 @click.command()
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.1, max=3600),
+    type=Seconds(min=0.1, max=3600),
     default=1.0,
     show_default=True,
     metavar="SECONDS",
@@ -47,8 +49,8 @@ def command(session: Session, interval: float, once: bool) -> None:
 
     How many events come in a second, the horizon and what holds it, what is the matter with the subscriptions and which
     are the furthest behind, the nodes, and the latest errors. A look costs the database three queries. While it does
-    not answer, the last look stays and says so. Where the output is no terminal it is printed once, as with --once;
-    with --json each look is a line.
+    not answer, the last look stays and says so. Where the output is no terminal, or one that cannot be drawn on
+    (TERM=dumb), it is printed once, as with --once; with --json each look is a line.
 
     \b
     Examples:
@@ -59,10 +61,14 @@ def command(session: Session, interval: float, once: bool) -> None:
     """
     if session.json:
         session.run(_print_json(session, interval, once))
-    elif once or not sys.stdout.isatty():
+    elif once or not _drawable():
         session.run(_print_once(session, interval))
     else:
         session.run(_watch(session, interval))
+
+
+def _drawable() -> bool:
+    return sys.stdout.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
 async def _looks(session: Session, store: EventStore, interval: float) -> AsyncIterator[Look]:
@@ -93,10 +99,10 @@ async def _looks(session: Session, store: EventStore, interval: float) -> AsyncI
 
 
 def _place(session: Session) -> str:
-    from eventstore.database import redacted
+    from eventstore.redaction import place_of
 
     dsn, data_dir = session.location
-    where = redacted(dsn) if dsn is not None else data_dir or "the embedded Postgres"
+    where = place_of(dsn) if dsn is not None else data_dir or "the embedded Postgres"
     return cell(f"{session.schema_name} in {where}")
 
 
@@ -213,8 +219,6 @@ def _keys(quitting: asyncio.Event) -> Iterator[None]:
 
 
 def _pressed(keyboard: int, quitting: asyncio.Event) -> None:
-    import os
-
     keys = os.read(keyboard, 100)
     if not keys or b"q" in keys.lower():
         quitting.set()

@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-__all__ = ["COUNT", "JSON", "NAME", "POSITION", "TIME", "After", "Json", "Name", "ParamType", "Time", "parse_json"]
+__all__ = [
+    "COUNT",
+    "JSON",
+    "NAME",
+    "POSITION",
+    "TIME",
+    "After",
+    "Json",
+    "Name",
+    "ParamType",
+    "Seconds",
+    "Time",
+    "parse_json",
+]
 
 # Generic in newer releases of click only.
 if TYPE_CHECKING:
@@ -23,6 +36,17 @@ POSITION = click.IntRange(min=0, max=MAX_BIGINT)
 
 COUNT = click.IntRange(min=0, max=MAX_BIGINT)
 """How many."""
+
+
+class Seconds(click.FloatRange):
+    """A number within its range; ``nan``, which is neither below nor above anything, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check *value*."""
+        number = super().convert(value, param, ctx)
+        if number != number:
+            self.fail(f"{value!r} is no number", param, ctx)
+        return number
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -13,7 +13,7 @@ except ModuleNotFoundError as error:
     if error.name not in ("starlette", "jinja2", "itsdangerous"):
         raise
     raise ModuleNotFoundError(
-        "the dashboard needs more packages: pip install 'eventstore-postgres[dashboard]'", name=error.name
+        "the dashboard needs more packages: pip install '.[dashboard]' in a checkout", name=error.name
     ) from None
 
 __all__ = ["Token", "dashboard"]

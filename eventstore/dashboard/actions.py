@@ -44,9 +44,14 @@ def asked(what: str, form: Parameters, store: EventStore) -> Asked:
     return ACTIONS[what](form, store)
 
 
-async def perform(asked: Asked, store: EventStore, who: str) -> str:
-    """Do what is asked and record it; what cannot be recorded is not done. Returns what happened."""
-    async with recorded(store.database, who, VIA, asked.action, asked.subject, asked.arguments):
+async def perform(asked: Asked, store: EventStore, who: str, peer: str | None = None) -> str:
+    """Do what is asked and record it; what cannot be recorded is not done. Returns what happened.
+
+    Args:
+        peer: the address that it was asked from, which is recorded; None: this machine.
+    """
+    arguments = asked.arguments if peer is None else {**asked.arguments, "peer": peer}
+    async with recorded(store.database, who, VIA, asked.action, asked.subject, arguments):
         return await asked.do()
 
 
@@ -64,8 +69,11 @@ def _resume(form: Parameters, store: EventStore) -> Asked:
     name = form.needed("name")
 
     async def do() -> str:
+        stored = await store.subscriptions.get(name)
+        halted = sum(one.halted is not None for one in stored.partitions)
         done = await store.subscriptions.resume(name)
-        return f"{name} goes on" if done else f"there was nothing to resume of {name}"
+        again = f"; {halted:,} halted {'partition begins' if halted == 1 else 'partitions begin'} with what failed"
+        return f"{name} goes on{again if halted else ''}" if done else f"there was nothing to resume of {name}"
 
     return Asked("resume", name, {}, do)
 
@@ -78,7 +86,7 @@ def _rewind(form: Parameters, store: EventStore) -> Asked:
         forgotten = f"; {done.parked:,} parked ones come again with them" if done.parked else ""
         return f"{name} delivers again what comes after position {done.after:,}{forgotten}"
 
-    return Asked("rewind", name, {"to": _plain(place)}, do)
+    return Asked("rewind", name, {"after": _plain(place)}, do)
 
 
 def _plain(place: int | datetime | UUID) -> int | str:
@@ -102,24 +110,38 @@ def _resize(form: Parameters, store: EventStore) -> Asked:
 
 def _replay(form: Parameters, store: EventStore) -> Asked:
     name, chosen = form.needed("name"), _chosen(form)
+    seen = None if chosen else form.whole("seen")
 
     async def do() -> str:
+        await _check_seen(store, name, seen)
         count = await store.subscriptions.replay_parked(name, **chosen)
         return f"{count:,} parked {_events(count)} of {name} will be delivered again"
 
-    return Asked("replay", name, chosen, do)
+    return Asked("replay", name, chosen if seen is None else {"all": seen}, do)
 
 
 def _discard(form: Parameters, store: EventStore) -> Asked:
     name, chosen = form.needed("name"), _chosen(form)
     if not chosen and form.text("confirm") != "yes":
         raise InvalidParameter("confirm", "must be yes to discard all parked events")
+    seen = None if chosen else form.whole("seen")
 
     async def do() -> str:
+        await _check_seen(store, name, seen)
         count = await store.subscriptions.discard_parked(name, **chosen)
         return f"{count:,} parked {_events(count)} of {name} {'is' if count == 1 else 'are'} given up"
 
-    return Asked("discard", name, chosen, do)
+    return Asked("discard", name, chosen if seen is None else {"all": seen}, do)
+
+
+async def _check_seen(store: EventStore, name: str, seen: int | None) -> None:
+    """Refuse to replay, or give up, more parked events than somebody was shown."""
+    if seen is None:
+        return
+    parked = (await store.database.rows("set_aside_v1", name))[0]["parked"]
+    if parked > seen:
+        more = f"{parked:,} events are parked by now, and not {seen:,}"
+        raise Refused(409, "ParkedMeanwhile", f"{more}; nothing was done: look at the new ones, then repeat it")
 
 
 def _chosen(form: Parameters) -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-__all__ = ["Addresses", "local_path"]
+__all__ = ["Addresses", "local_path", "root_of"]
 
 _SINGULAR = {"subscriptions": "subscription", "streams": "stream"}
 
@@ -31,9 +34,18 @@ class Addresses:
         return f"{self.root}/{path}" + (f"?{urlencode(pairs, doseq=True, quote_via=quote)}" if pairs else "")
 
 
+def root_of(scope: Mapping[str, Any]) -> str:
+    """Return the path that the dashboard is mounted at as it stands in URLs: part of it may be somebody's input.
+
+    Servers and routers hand it over decoded. One that begins with two slashes would name another host.
+    """
+    root = quote(str(scope.get("root_path", "")), safe="/%", errors="replace").rstrip("/")
+    return re.sub("^/+", "/", root)
+
+
 def _keeps(name: str) -> bool:
-    """Whether a name arrives as it was sent when it is part of a path."""
-    return "\\" not in name and all(part not in ("", ".", "..") for part in name.split("/"))
+    """Whether a name arrives as it was sent when it is part of a path. No router takes a line's end in one."""
+    return "\\" not in name and "\n" not in name and all(part not in ("", ".", "..") for part in name.split("/"))
 
 
 def local_path(text: str, root: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import signal
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
@@ -23,7 +24,7 @@ from eventstore.dashboard.guard import Guard, Identify
 from eventstore.dashboard.measures import Measures
 from eventstore.dashboard.rendering import STATIC, environment, static_version
 from eventstore.dashboard.sampler import INTERVAL, Sampler
-from eventstore.dashboard.security import Token, Tokens
+from eventstore.dashboard.security import Token, Tokens, check_hosts
 from eventstore.dashboard.sessions import Attempts, Sessions
 from eventstore.dashboard.site import Site, is_open, new_mark
 from eventstore.errors import ConfigurationError
@@ -43,6 +44,7 @@ def dashboard(
     tokens: Mapping[str, str | Token] | None = None,
     hosts: Collection[str] = (),
     identify: Identify | None = None,
+    open_to_all: bool = False,
     behind_tls_proxy: bool = False,
     secret: str | bytes | None = None,
     interval: float = INTERVAL,
@@ -57,9 +59,12 @@ def dashboard(
     Args:
         allow_actions: let people pause, resume, rewind and resize subscriptions, and replay and discard parked events.
             All of that is recorded. Without it nothing can be changed.
-        tokens: name → secret, or `Token`: who may come in. None: whoever reaches it. Names are what is recorded.
+        tokens: name → secret, or `Token`: who may come in. Names are what is recorded. Without these and without
+            *identify* this machine alone may look, by its loopback address, and nobody may act.
         hosts: names that requests may be for, ``name`` or ``name:port``, beside those of this machine's loopback.
-        identify: in place of *tokens*, who makes a request by the application's own sign-in; None refuses.
+        identify: in place of *tokens*, returns who makes a request by the application's own sign-in, or an awaitable
+            of it. None refuses, and so does what is no name. It may raise Starlette's ``HTTPException``.
+        open_to_all: without *tokens* and *identify*, let in whoever reaches it, also to act.
         behind_tls_proxy: a proxy before the server speaks TLS; cookies are sent over nothing else then.
         secret: what sessions are signed with; by default random, so that they end with the process. Several processes
             behind one address need the same.
@@ -67,12 +72,20 @@ def dashboard(
         clock, now: time to wait by, and unix seconds.
 
     Raises:
-        ConfigurationError: a token or the secret is too short, or there are both *tokens* and *identify*.
+        ConfigurationError: a token or the secret is too short, *hosts* holds what is no name, there are both *tokens*
+            and *identify*, or anybody could act.
     """
+    _check(interval, identify)
     if tokens is not None and identify is not None:
         raise ConfigurationError("give tokens, or identify, which says who it is in place of them")
     if tokens is not None and not tokens:
         raise ConfigurationError("tokens is empty, so that nobody could come in; None lets everybody in")
+    anybody = tokens is None and identify is None
+    if anybody and allow_actions and not open_to_all:
+        raise ConfigurationError(
+            "with allow_actions anybody who reaches the application could act: give tokens or identify, or open_to_all "
+            "if nobody else reaches it"
+        )
     key = _key(secret)
     clock = clock or LoopClock()
     site = Site(
@@ -95,7 +108,8 @@ def dashboard(
         sessions=site.sessions,
         tokens=site.tokens,
         attempts=site.attempts,
-        hosts=tuple(hosts),
+        hosts=check_hosts(hosts),
+        local_only=anybody and not open_to_all,
         identify=identify,
     )
     app = Starlette(
@@ -107,6 +121,13 @@ def dashboard(
     app.router.redirect_slashes = False
     app.state.site = site
     return app
+
+
+def _check(interval: float, identify: object) -> None:
+    if not isinstance(interval, (int, float)) or not 0 < interval < math.inf:
+        raise ConfigurationError(f"interval must be seconds above 0, not {interval!r}")
+    if identify is not None and not callable(identify):
+        raise ConfigurationError(f"identify is called with each request, which {type(identify).__name__} cannot be")
 
 
 def _key(secret: str | bytes | None) -> bytes:

@@ -19,6 +19,7 @@ __all__ = [
     "COUNTED",
     "ORDERS",
     "PARKED_STATES",
+    "TIMES",
     "ActionsPage",
     "EventsPage",
     "NodesPage",
@@ -32,6 +33,7 @@ __all__ = [
 
 ORDERS: tuple[Order, ...] = ("name", "behind", "seconds", "parked")
 PARKED_STATES = ("parked", "skipped", "discarded")
+TIMES = ("recorded", "happened")
 
 COUNTED = 100_000
 """Events that the preview of a rewind counts, at most."""
@@ -94,8 +96,8 @@ class RewindPage:
         to: as it was given.
         by: ``position``, ``time`` or ``event``.
         after: the position that its place comes to.
-        events: how many would be delivered again; None: more than were counted.
-        counted: how many are counted at most.
+        events: how many would be delivered again; None: more than *counted_at_most*.
+        parked: how many events are parked; those after *after* are forgotten, as they come again.
     """
 
     name: str
@@ -103,7 +105,8 @@ class RewindPage:
     by: str
     after: int
     events: int | None
-    counted: int = COUNTED
+    parked: int
+    counted_at_most: int = COUNTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +130,14 @@ class StreamPage:
 
     Attributes:
         timeline: its newest events without their data.
+        by: the time that the timeline goes by: ``happened`` or ``recorded``.
         events: newest first; *older*: the version to go on before.
     """
 
     name: str
     info: StreamInfo
     timeline: Timeline
+    by: str
     events: Sequence[Event]
     older: int | None
     following: bool
@@ -152,6 +157,11 @@ class EventsPage:
     search: EventSearch
     older: int | None
     following: bool
+
+    @staticmethod
+    def listed(values: Sequence[str]) -> Sequence[str]:
+        """Return those that can stand in a list with commas."""
+        return [value for value in values if "," not in value and value == value.strip()]
 
 
 @dataclass(frozen=True, slots=True)

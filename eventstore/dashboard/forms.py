@@ -10,11 +10,12 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from eventstore.dashboard.actions import asked, perform
-from eventstore.dashboard.addresses import Addresses, local_path
+from eventstore.dashboard.addresses import Addresses, local_path, root_of
 from eventstore.dashboard.encoding import to_json
 from eventstore.dashboard.guard import address, path_of, too_many, visit_of, wants_json
 from eventstore.dashboard.parameters import Parameters
 from eventstore.dashboard.refusals import Refused, refused
+from eventstore.dashboard.security import is_loopback
 from eventstore.dashboard.site import Site, is_open
 from eventstore.dashboard.view import Flash
 
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 
 MAX_BYTES = 64 * 1024
 MAX_FIELDS = 32
+
+MAX_BACK = 16 * 1024
+"""Characters of a way back: the longest name, each character as twelve, and the longest query."""
 
 DONE_WITHIN = 30.0
 """Seconds that an action may take; what the database does then is undone."""
@@ -50,8 +54,10 @@ def _check_token(site: Site, request: Request, form: Parameters) -> None:
         raise Refused(403, "FormExpired", "this form is not one of this session; load the page again, then repeat it")
 
 
-def _root(request: Request) -> str:
-    return str(request.scope.get("root_path", "")).rstrip("/")
+def _way_back(request: Request, text: str) -> str:
+    """Return *text* if it leads to one of our own pages, else the overview; nothing fails for where it leads."""
+    root = root_of(request.scope)
+    return (local_path(text, root) if len(text) <= MAX_BACK else None) or Addresses(root).url()
 
 
 def _to(location: str) -> Response:
@@ -63,7 +69,7 @@ def _to(location: str) -> Response:
 
 async def show_login(site: Site, request: Request) -> Response:
     """Answer with the page that asks for a token, or go on where nobody needs one."""
-    following = local_path(request.query_params.get("next", ""), _root(request)) or Addresses(_root(request)).url()
+    following = _way_back(request, request.query_params.get("next", ""))
     if visit_of(request).scope is not None:
         return _to(following)
     response = site.ask_for_token(request, following, None)
@@ -76,26 +82,28 @@ async def sign_in(site: Site, request: Request) -> Response:
     if not site.tokens:
         raise Refused(404, "NotFound", "nobody has to sign in here")
     form = await read_form(request)
-    following = local_path(form.text("next", most=4096), _root(request)) or Addresses(_root(request)).url()
-    if (wait := site.attempts.wait(address(request))) > 0:
+    following = _way_back(request, form.text("next", most=MAX_BYTES))
+    name = site.tokens.match(form.text("token"))
+    fingerprint = None if name is None else site.tokens.fingerprint(name)
+    if (wait := site.attempts.wait(address(request), fingerprint)) > 0:
         raise too_many(wait)
     _check_token(site, request, form)
-    name = site.tokens.match(form.text("token"))
     if name is None:
         site.attempts.failed(address(request))
         log.warning("dashboard: signing in from %s failed", address(request))
         return site.ask_for_token(request, following, "this token is not known")
     if not site.tokens.by_name[name].allows("read"):
         return site.ask_for_token(request, following, "this token is for metrics only")
+    site.attempts.right(address(request), fingerprint)
     response = _to(following)
-    site.set_session(request, response, site.sessions.open(name, site.tokens.fingerprint(name)))
+    site.set_session(request, response, site.sessions.open(name, fingerprint))
     return response
 
 
 async def sign_out(site: Site, request: Request) -> Response:
     """End the session in this browser."""
     _check_token(site, request, await read_form(request))
-    response = _to(Addresses(_root(request)).url())
+    response = _to(_way_back(request, ""))
     site.delete_cookie(request, response, "session")
     return response
 
@@ -111,23 +119,33 @@ async def act(site: Site, request: Request) -> Response:
     _check_token(site, request, form)
     if not is_open(site.store):
         raise Refused(503, "StoreClosed", "the store is not open", retry=5)
-    what = path_of(request.scope).partition("/")[2]
+    what, back = path_of(request.scope).partition("/")[2], _way_back(request, form.text("back", most=MAX_BYTES))
     try:
         wanted = asked(what, form, site.store)
         async with asyncio.timeout(DONE_WITHIN):
-            flash = Flash("ok", await perform(wanted, site.store, visit_of(request).who or site.operator))
+            peer = address(request)
+            elsewhere = None if peer is not None and is_loopback(peer) else peer
+            who = visit_of(request).who or site.operator
+            flash = Flash("ok", await perform(wanted, site.store, who, elsewhere))
         status = 200
     except Exception as error:
         refusal = refused(error)
         if refusal.status == 500:
             log.exception("dashboard: %s failed", what)
-        flash, status = Flash("error", refusal.message), refusal.status
+        flash, status = Flash("error", _what_became(error, refusal)), refusal.status
     if wants_json(request):
         told = {"ok": status == 200, "message": flash.message}
         return Response(to_json(told) + "\n", status, media_type="application/json")
-    response = _to(local_path(form.text("back", most=4096), _root(request)) or Addresses(_root(request)).url())
-    site.set_cookie(request, response, "flash", site.sessions.dump_flash(flash), 60)
-    return response
+    return site.sent_to(request, back, flash)
+
+
+def _what_became(error: Exception, refusal: Refused) -> str:
+    """Return what to tell of an action that failed; nobody tries it again."""
+    if isinstance(error, TimeoutError):
+        return f"this took longer than {DONE_WITHIN:g} seconds and was given up"
+    if refusal.error == "DatabaseUnavailable":
+        return "the database cannot be reached; Actions tells whether it was done, once it is back"
+    return refusal.message
 
 
 def _why_not(site: Site, request: Request) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
+from datetime import UTC, datetime
 
 from starlette.types import Receive, Scope, Send
 
+from eventstore.dashboard.encoding import iso
 from eventstore.dashboard.refusals import Refused
 from eventstore.dashboard.sampler import Points, Viewer
 from eventstore.service import Clock, Tasks
@@ -58,7 +60,12 @@ class EventStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until the viewer leaves, or there will be none any more."""
-        with self._watching as viewer:
+        with ExitStack() as stack:
+            try:
+                viewer = stack.enter_context(self._watching)
+            except Refused as problem:
+                await self._refuse(problem, send)
+                return
             leaving = Tasks()
             leaving.spawn("dashboard: viewer", _until_gone(receive, viewer))
             try:
@@ -69,6 +76,12 @@ class EventStream:
                 pass  # gone, as some servers tell it
             finally:
                 await leaving.stop()
+
+    async def _refuse(self, problem: Refused, send: Send) -> None:
+        """Say why there is nothing to watch. Refused by a status, a browser would not come again by itself."""
+        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        text = f"retry: {1000 * (problem.retry or 30)}\n\n" + self._event("problem", _told(problem, None))
+        await send({"type": "http.response.body", "body": text.encode(), "more_body": False})
 
     async def _send_all(self, viewer: Viewer, send: Send) -> None:
         until = self._clock.time() + LASTS
@@ -82,7 +95,7 @@ class EventStream:
 
     def _news(self, viewer: Viewer) -> Iterator[str]:
         if (problem := viewer.problem()) is not None:
-            yield self._event("gone" if problem.status == 404 else "problem", _told(problem))
+            yield self._event("gone" if problem.status == 404 else "problem", _told(problem, viewer.failing_since))
             viewer.ended = viewer.ended or problem.status == 404
         if (part := viewer.part()) is not None:
             yield self._event("part", self._finish(part))
@@ -106,8 +119,9 @@ async def _until_gone(receive: Receive, viewer: Viewer) -> None:
     viewer.woken.set()
 
 
-def _told(problem: Refused) -> str:
-    return json.dumps({"error": problem.error, "message": problem.message})
+def _told(problem: Refused, since: float | None) -> str:
+    at = None if since is None else iso(datetime.fromtimestamp(since, UTC))
+    return json.dumps({"error": problem.error, "message": problem.message, "since": at})
 
 
 def _series(first: bool, points: Sequence[tuple[float, Points]]) -> str:

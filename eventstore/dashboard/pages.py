@@ -16,6 +16,7 @@ from eventstore.dashboard.contents import (
     COUNTED,
     ORDERS,
     PARKED_STATES,
+    TIMES,
     ActionsPage,
     EventsPage,
     NodesPage,
@@ -27,8 +28,8 @@ from eventstore.dashboard.contents import (
     SubscriptionsPage,
 )
 from eventstore.dashboard.parameters import MAX_BIGINT, Parameters, parse_place
-from eventstore.dashboard.refusals import InvalidParameter, Refused
-from eventstore.errors import InvalidEvent
+from eventstore.dashboard.refusals import InvalidParameter, Refused, refused
+from eventstore.errors import CheckpointAheadOfLog, ConfigurationError, InvalidEvent
 from eventstore.reports.actions import list_actions
 from eventstore.reports.explaining import repeated
 from eventstore.reports.overview import Overview, read_nodes, read_overview
@@ -36,6 +37,7 @@ from eventstore.reports.requests import read_requests
 from eventstore.reports.streams import (
     EventDetail,
     EventSearch,
+    Timeline,
     list_streams,
     read_event,
     read_timeline,
@@ -66,6 +68,9 @@ PARTITIONS = 50
 PARKED = 25
 POINTS = 500
 
+APART = timedelta(minutes=1)
+"""Between the time that an event happened and that of its record: more than clocks and queues account for."""
+
 COUNTED_WITHIN = 3.0
 PERIODS = {
     "5m": timedelta(minutes=5),
@@ -94,13 +99,17 @@ class PageSpec:
         read: reads its data.
         live: whether its part is rendered again while somebody watches.
         points: the values of its charts, out of its data.
+        takes: the parameters of its URL; others are refused.
+        compares: what was read before tells rates.
         named: returns what the page is about, for its heading; by default that is the title.
     """
 
     name: str
     title: str
     read: Callable[[EventStore, Parameters, Any], Awaitable[Any]]
+    takes: tuple[str, ...] = ()
     live: bool = True
+    compares: bool = False
     points: Callable[[Any], Points] | None = None
     named: Callable[[Any], str] | None = None
 
@@ -193,11 +202,17 @@ def _subscription_points(data: OneSubscription) -> Points:
 
 async def _rewind(store: EventStore, parameters: Parameters, _before: object) -> RewindPage:
     name, to = parameters.needed("name"), parameters.needed("to")
-    place = parse_place("to", to)
     stored = await store.subscriptions.get(name)
-    found = await repeated(store.database, stored, place, limit=COUNTED, within=COUNTED_WITHIN)
+    try:
+        place = parse_place("to", to)
+        found = await repeated(store.database, stored, place, limit=COUNTED, within=COUNTED_WITHIN)
+    except (CheckpointAheadOfLog, ConfigurationError, InvalidParameter) as error:
+        refusal = refused(error)
+        refusal.back = "subscriptions", name
+        raise refusal from None
     by = "event" if isinstance(place, UUID) else "time" if isinstance(place, datetime) else "position"
-    return RewindPage(name, to, by, found.after, found.events)
+    (aside,) = await store.database.rows("set_aside_v1", name)
+    return RewindPage(name, to, by, found.after, found.events, aside["parked"])
 
 
 # -- streams and events
@@ -228,9 +243,15 @@ async def _stream(store: EventStore, parameters: Parameters, _before: object) ->
         timeline = None
     if timeline is None:
         raise Refused(404, "StreamNotFound", f"there is no stream {name!r}")
+    by = parameters.choice("by", TIMES) or ("happened" if _imported(timeline) else "recorded")
     events = [one async for one in store.read(name, before=before, backwards=True, limit=limit + 1)]
     older = events[limit - 1].version if len(events) > limit else None
-    return StreamPage(name, timeline.stream, timeline, events[:limit], older, before is None)
+    return StreamPage(name, timeline.stream, timeline, by, events[:limit], older, before is None)
+
+
+def _imported(timeline: Timeline) -> bool:
+    """Whether the events were recorded at another time than they happened."""
+    return any(abs(one.recorded_at - one.created_at) > APART for one in timeline.points)
 
 
 async def _events(store: EventStore, parameters: Parameters, _before: object) -> EventsPage:
@@ -238,8 +259,8 @@ async def _events(store: EventStore, parameters: Parameters, _before: object) ->
     search = EventSearch(
         stream=parameters.text("stream") or None,
         category=parameters.text("category") or None,
-        types=parameters.many("type"),
-        tags=parameters.many("tag"),
+        types=parameters.many("type", "types"),
+        tags=parameters.many("tag", "tags"),
         since=parameters.time("since"),
         until=parameters.time("until"),
     )
@@ -258,8 +279,8 @@ async def _event(store: EventStore, parameters: Parameters, _before: object) -> 
 
 
 def _event_asked(text: str) -> int | UUID:
-    if text.isascii() and text.isdigit() and int(text[:20]) <= MAX_BIGINT:
-        return int(text[:20])
+    if text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= MAX_BIGINT:
+        return int(text)
     try:
         return UUID(text)
     except ValueError:
@@ -304,24 +325,35 @@ def _of_stream(data: StreamPage) -> str:
 PAGES: dict[str, PageSpec] = {
     one.name: one
     for one in (
-        PageSpec("overview", "Overview", _overview, points=_overview_points),
-        PageSpec("subscriptions", "Subscriptions", _subscriptions),
+        PageSpec("overview", "Overview", _overview, compares=True, points=_overview_points),
+        PageSpec(
+            "subscriptions",
+            "Subscriptions",
+            _subscriptions,
+            ("search", "status", "node", "order", "offset", "limit"),
+        ),
         PageSpec(
             "subscription",
             "Subscription",
             _subscription,
+            ("name", "partition", "parked_state", "parked_after", "key"),
             points=_subscription_points,
             named=lambda data: str(data.name),
         ),
-        PageSpec("rewind", "Rewind", _rewind, live=False, named=lambda data: f"Rewind {data.name}"),
-        PageSpec("streams", "Streams", _streams, live=False),
-        PageSpec("stream", "Stream", _stream, named=_of_stream),
-        PageSpec("events", "Events", _events),
-        PageSpec("event", "Event", _event, live=False, named=lambda data: f"Event {data.position}"),
+        PageSpec("rewind", "Rewind", _rewind, ("name", "to"), live=False, named=lambda data: f"Rewind {data.name}"),
+        PageSpec("streams", "Streams", _streams, ("prefix", "category", "deleted", "after", "limit"), live=False),
+        PageSpec("stream", "Stream", _stream, ("name", "before", "by", "limit"), named=_of_stream),
+        PageSpec(
+            "events",
+            "Events",
+            _events,
+            ("stream", "category", "type", "types", "tag", "tags", "since", "until", "before", "limit"),
+        ),
+        PageSpec("event", "Event", _event, ("event",), live=False, named=lambda data: f"Event {data.position}"),
         PageSpec("nodes", "Nodes", _nodes),
-        PageSpec("pubsub", "PubSub", _pubsub),
-        PageSpec("requests", "Requests", _requests, points=_requests_points),
-        PageSpec("actions", "Actions", _actions),
+        PageSpec("pubsub", "PubSub", _pubsub, compares=True),
+        PageSpec("requests", "Requests", _requests, ("period",), points=_requests_points),
+        PageSpec("actions", "Actions", _actions, ("subject", "before", "limit")),
     )
 }
 """By the name that their templates have."""

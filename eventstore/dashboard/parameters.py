@@ -42,9 +42,10 @@ class Parameters:
             raise InvalidParameter(name, "is missing")
         return value
 
-    def many(self, name: str) -> tuple[str, ...]:
-        """Return all values, those separated by commas too, each once."""
-        values = [part.strip() for given, value in self._pairs if given == name for part in value.split(",")]
+    def many(self, name: str, listed: str) -> tuple[str, ...]:
+        """Return all values of *name*, as they are, and those that *listed* has separated by commas; each once."""
+        values = [value for given, value in self._pairs if given == name]
+        values += [part.strip() for given, value in self._pairs if given == listed for part in value.split(",")]
         if len(values) > MAX_MANY:
             raise InvalidParameter(name, f"has more than {MAX_MANY} values")
         return tuple(dict.fromkeys(_checked(name, value, MAX_TEXT) for value in values if value))

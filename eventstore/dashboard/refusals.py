@@ -23,6 +23,7 @@ class Refused(Exception):
         error: a name for programs, such as ``NotFound``.
         message: for people.
         retry: seconds after which to ask again; None: it would be the same.
+        back: segments of the page whose form asked for it, which a browser is sent back to; None: there is none.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Refused(Exception):
     ) -> None:
         self.status, self.error, self.message, self.retry = status, error, message[:MAX_MESSAGE], retry
         self.headers = dict(headers or {})
+        self.back: tuple[str, ...] | None = None
         super().__init__(f"{error}: {message}")
 
 
@@ -51,7 +53,6 @@ _INVALID = (
     errors.ConfigurationError,
     errors.InvalidEvent,
     errors.InvalidSelector,
-    errors.CheckpointAheadOfLog,
     errors.StreamDeleted,
 )
 _AWAY = (errors.DatabaseUnavailable, errors.BroadcastError, errors.PubSubClosed, TimeoutError, ConnectionError)
@@ -63,18 +64,28 @@ def refused(error: Exception) -> Refused:
         return error
     if isinstance(error, errors.SubscriptionNotFound):
         return Refused(404, "SubscriptionNotFound", f"there is no subscription {error.name!r}")
-    if isinstance(error, _AWAY):
+    if isinstance(error, _AWAY) or _is_away(error):
         # What the driver says may name hosts and users.
-        return Refused(503, "DatabaseUnavailable", "the database did not answer in time; trying again", retry=AGAIN)
+        what = "did not answer in time" if isinstance(error, TimeoutError) else "cannot be reached"
+        return Refused(503, "DatabaseUnavailable", f"the database {what}; trying again", retry=AGAIN)
     if isinstance(error, errors.MigrationRequired):
         return Refused(503, "MigrationRequired", scrubbed(str(error)), retry=AGAIN)
     if isinstance(error, errors.ConfigurationError) and (named := _of_the_role(error)) is not None:
         return named
+    if isinstance(error, errors.CheckpointAheadOfLog):
+        ends = f"position {error.checkpoint:,} lies beyond the log, which ends at {error.last:,}"
+        return Refused(400, "CheckpointAheadOfLog", ends)
     if isinstance(error, _INVALID):
         return Refused(400, type(error).__name__, scrubbed(str(error)))
     if isinstance(error, errors.EventStoreError):
         return Refused(409, type(error).__name__, scrubbed(str(error)))
     return Refused(500, "Unexpected", "something unexpected happened; the log of this process tells what")
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether the server says that it cannot: out of memory, connections or disk, or not accepting any."""
+    state = getattr(error, "sqlstate", None) or ""
+    return state[:2] in ("08", "53", "57") or state == "55000"
 
 
 def _of_the_role(error: errors.ConfigurationError) -> Refused | None:

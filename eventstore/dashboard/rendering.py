@@ -10,13 +10,16 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from eventstore.dashboard.encoding import iso, to_json
+from eventstore.dashboard.encoding import beginning, iso, to_json
 
 __all__ = ["STATIC", "TEMPLATES", "environment", "static_version"]
 
 HERE = Path(__file__).parent
 TEMPLATES = HERE / "templates"
 STATIC = HERE / "static"
+
+PRETTY = 50_000
+"""Characters of JSON that are broken into lines; what is longer stays in one."""
 
 NOTHING = "–"
 """What stands where there is no value."""
@@ -66,7 +69,7 @@ def _seconds(value: float | None) -> str:
     if value < 0.9995:
         return "0 s" if value <= 0 else f"{value * 1000:.0f} ms"
     if value < 60:
-        return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
+        return f"{value:.1f} s" if value < 10 and value != int(value) else f"{value:.0f} s"
     units = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
     place = next(n for n, (_, length) in enumerate(units) if value >= length)
     (large, length), (small, rest) = units[place], units[place + 1]
@@ -87,12 +90,16 @@ def _clock(value: datetime | None) -> str:
 
 
 def _pretty(value: Any) -> str:
-    return to_json(value, indent=2)
+    text = to_json(value)
+    # Lines are broken in Python, which takes a second for a large event and holds up everything else.
+    return text if len(text) > PRETTY else to_json(value, indent=2)
 
 
 def _compact(value: Any, most: int | None = None) -> str:
-    text = to_json(value)
-    return text if most is None or len(text) <= most else text[:most] + "…"
+    if most is None:
+        return to_json(value)
+    text = beginning(value, most)
+    return text if len(text) <= most else text[:most] + "…"
 
 
 def _bytes(value: float | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +33,9 @@ SHARE = 4.0
 READ_WITHIN = 10.0
 """Seconds that one look may take."""
 
+AGAIN_AFTER = 5.0
+"""Seconds to the next look after one that failed late; twice as long each time, up to `SHARE`."""
+
 HISTORY = 900.0
 """Seconds of points that are kept for charts."""
 
@@ -45,6 +49,9 @@ REMEMBERED = 64
 
 AT_ONCE = 3
 """Pages read at the same time: the store's other work needs connections too."""
+
+RECENT = 120.0
+"""Seconds for which a look is one that rates can be told by."""
 
 ENDED_EVERY = 0.3
 """Seconds between looks whether the process is about to end."""
@@ -87,6 +94,8 @@ class _Watched:
     data: Any = None
     looked_at: float = 0.0
     problem: Refused | None = None
+    failed: int = 0
+    failing_since: float = 0.0
     points: deque[tuple[float, Points]] = field(default_factory=lambda: deque(maxlen=MAX_POINTS))
     parts: dict[Hashable, Part] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
@@ -120,6 +129,9 @@ class Viewer:
 
     def points(self) -> tuple[bool, list[tuple[float, Points]]]:
         """Return whether these are all points there are, and those that came since last time."""
+        newest = self._watched.points[-1][0] if self._watched.points else math.inf
+        if self._seen_time is not None and newest < self._seen_time:
+            self._seen_time = None  # the clock was set back, and all points are new ones
         first, since = self._seen_time is None, self._seen_time or 0.0
         found = [point for point in self._watched.points if point[0] > since]
         if found:
@@ -135,6 +147,11 @@ class Viewer:
         if seen is None:
             self._seen_revision = -1  # the part comes again when it is over, changed or not
         return None if seen is not None and (seen.error, seen.message) == (problem.error, problem.message) else problem
+
+    @property
+    def failing_since(self) -> float:
+        """Unix seconds of the first look that met the `problem`."""
+        return self._watched.failing_since
 
     @property
     def key(self) -> Hashable:
@@ -162,6 +179,7 @@ class Sampler:
     ) -> None:
         self._is_over, self._clock, self._now, self._interval = is_over, clock or LoopClock(), now, interval
         self._watched: OrderedDict[Hashable, _Watched] = OrderedDict()
+        self._asked: OrderedDict[Hashable, tuple[float, Any]] = OrderedDict()
         self._tasks = Tasks()
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._guard: asyncio.Task[None] | None = None
@@ -169,10 +187,28 @@ class Sampler:
         self.viewers = 0
 
     def latest(self, key: Hashable) -> Any:
-        """Return the data of the last look at a subject, if it is not older than a minute; None otherwise."""
+        """Return the data of the last look at a subject, unless it is too old to tell rates by; None otherwise."""
         watched = self._watched.get(key)
-        recent = watched is not None and watched.data is not None and self._now() - watched.looked_at < 60
-        return watched.data if watched is not None and recent else None
+        at, data = self._asked.get(key, (0.0, None))
+        if watched is not None and watched.data is not None and watched.looked_at >= at:
+            at, data = watched.looked_at, watched.data
+        return data if self._now() - at < RECENT else None
+
+    def fresh(self, key: Hashable) -> Any:
+        """Return what those who watch have just been shown; None: nobody watches, or it cannot be read."""
+        watched = self._watched.get(key)
+        if watched is None or not watched.viewers or not watched.fresh or watched.problem is not None:
+            return None
+        return watched.data if self._now() - watched.looked_at < self._interval else None
+
+    def remember(self, key: Hashable, data: Any) -> None:
+        """Note a look that was taken beside these, by a program that asks now and then, for its next one."""
+        if self._now() - self._asked.get(key, (0.0, None))[0] < self._interval:
+            return  # by a look of a moment ago rates would say little
+        self._asked[key] = self._now(), data
+        self._asked.move_to_end(key)
+        while len(self._asked) > REMEMBERED:
+            self._asked.popitem(last=False)
 
     @contextmanager
     def watching(self, subject: Subject, key: Hashable, render: Callable[[Any], str]) -> Iterator[Viewer]:
@@ -222,7 +258,7 @@ class Sampler:
         self._watched.move_to_end(watched.subject.key)
         if watched.task is None or watched.task.done():
             # What was seen before is history: it is not shown as if it were so now.
-            watched.fresh, watched.problem = False, None
+            watched.fresh, watched.problem, watched.failed = False, None, 0
             watched.task = self._tasks.spawn("dashboard: looking", self._look_again(watched))
         if self._guard is None or self._guard.done():
             self._guard = self._tasks.spawn("dashboard: until the end", self._until_the_end())
@@ -254,19 +290,24 @@ class Sampler:
             if watched.problem is not None and watched.problem.status == 404:
                 return
             took = self._clock.time() - began
-            await self._clock.sleep(max(self._interval - took, SHARE * took, 0.0))
+            rest = SHARE * took
+            if watched.failed:  # it may be over in a moment, which somebody waits for
+                rest = min(rest, AGAIN_AFTER * 2 ** (min(watched.failed, 10) - 1))
+            await self._clock.sleep(max(self._interval - took, rest, 0.0))
 
     async def _look(self, watched: _Watched) -> None:
         try:
             async with self._slots, asyncio.timeout(READ_WITHIN):
                 data = await watched.subject.read(self.latest(watched.subject.key))
         except Exception as error:
-            watched.problem = refused(error)
+            if not watched.failed:
+                watched.failing_since = self._now()
+            watched.problem, watched.failed = refused(error), watched.failed + 1
             if watched.problem.status == 500:
                 log.exception("a page could not be read")
             return
         watched.data, watched.problem, watched.looks = data, None, watched.looks + 1
-        watched.fresh, watched.looked_at = True, self._now()
+        watched.fresh, watched.looked_at, watched.failed = True, self._now(), 0
         if watched.subject.points is not None:
             _add(watched.points, watched.looked_at, watched.subject.points(data), self._interval)
 
@@ -274,7 +315,9 @@ class Sampler:
 def _add(points: deque[tuple[float, Points]], at: float, values: Points, interval: float) -> None:
     """Append a point, forget the old ones, and leave a gap in the chart where nobody looked."""
     if points and at <= points[-1][0]:
-        return  # the clock was set back
+        if points[-1][0] - at < 10 * interval:
+            return
+        points.clear()  # the clock was set back: what was seen lies in the future now
     if points and at - points[-1][0] > 10 * interval:
         points.append((points[-1][0] + interval, dict.fromkeys(values)))
     points.append((at, values))

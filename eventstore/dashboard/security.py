@@ -24,6 +24,7 @@ __all__ = [
     "Token",
     "Tokens",
     "check_binding",
+    "check_hosts",
     "host_allowed",
     "is_loopback",
     "made_elsewhere",
@@ -83,6 +84,17 @@ def host_allowed(header: str, hosts: Collection[str], server: str | None = None)
     return any(_split(allowed.lower()) in ((name, port), (name, "")) for allowed in hosts)
 
 
+def check_hosts(hosts: Collection[str]) -> tuple[str, ...]:
+    """Return *hosts* if each is a name, or ``name:port``, that a Host header can have (`ConfigurationError`)."""
+    if isinstance(hosts, (str, bytes)):
+        raise ConfigurationError("hosts is a list of names, not one text: hosts=['shop.example']")
+    for host in hosts:
+        found = _split(host) if isinstance(host, str) else None
+        if found is None or not found[0] or "*" in host or "//" in host or (host.count(":") > 1 and host[0] != "["):
+            raise ConfigurationError(f"hosts holds names, or name:port, as shop.example or [fe80::1], not {host!r}")
+    return tuple(hosts)
+
+
 def _is_address(text: str) -> bool:
     try:
         ipaddress.ip_address(text)
@@ -110,8 +122,8 @@ def made_elsewhere(headers: Mapping[str, str], scheme: str) -> str | None:
     """
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
     if origin is not None:
-        parts = urlsplit(origin) if origin != "null" else None
-        if parts is None or parts.scheme not in {scheme, "https"} or not _same_place(origin, headers, parts.scheme):
+        made_with = origin.partition("://")[0] if "://" in origin else None
+        if made_with not in {scheme, "https"} or not _same_place(origin, headers, made_with):
             return "its Origin is another one"
     if site is not None and site not in ("same-origin", "none"):
         return f"Sec-Fetch-Site is {site[:20]}"

@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from eventstore.dashboard.routes import KINDS
 from eventstore.dashboard.sampler import Sampler
 from eventstore.errors import ConfigurationError
 from eventstore.service import to_its_end
@@ -72,7 +75,7 @@ async def serve(
     """
     cert, key = certificate or (None, None)
     config = uvicorn.Config(
-        app,
+        _Served(app, root_path, lambda: server.should_exit),
         ssl_certfile=cert,
         ssl_keyfile=key,
         root_path=root_path,
@@ -93,6 +96,36 @@ async def serve(
         server.should_exit = True
         await to_its_end(serving)
         raise
+
+
+class _Served:
+    """The application as this server has it.
+
+    It is reached below *root_path* whether or not a proxy takes that away, so that the address which is printed leads
+    there without one. Where a page has the name of the path, nobody could tell: then a proxy has to.
+
+    What the server cancels because it ends, as a form that comes in slowly, is answered; it would log a traceback.
+    """
+
+    def __init__(self, app: ASGIApp, root_path: str, is_ending: Callable[[], bool]) -> None:
+        self._app, self._is_ending = app, is_ending
+        root = root_path.rstrip("/")
+        self._root = "" if root.split("/")[1:2] and root.split("/")[1] in KINDS else root
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._root and scope["type"] == "http":
+            # The server has put the path before the one that was asked for.
+            asked = scope["path"].removeprefix(self._root)
+            if asked == self._root or asked.startswith(self._root + "/"):
+                scope = {**scope, "path": asked if asked != self._root else asked + "/"}
+        try:
+            await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            if scope["type"] != "http" or not self._is_ending():
+                raise
+            # The task ends here and now, as it was told to; what has begun is cut off with the connection.
+            with contextlib.suppress(Exception):
+                await PlainTextResponse("the server ends", 503)(scope, receive, send)
 
 
 class _Server(uvicorn.Server):

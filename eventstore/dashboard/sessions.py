@@ -106,30 +106,55 @@ class Sessions:
 class Attempts:
     """Failed sign-ins by address: after a few of them no more are looked at for a while.
 
+    A token that was right from an address before goes on there, or one neighbour who guesses would lock out all others
+    behind the same proxy. That too has a limit, so that nobody can guess that token as fast as he likes.
+
     Args:
         most: how many fail within *seconds* before an address has to wait.
+        flood: how many fail before tokens that were right from there have to wait, too.
         addresses: how many are kept; those that failed longest ago are forgotten first.
         now: seconds.
     """
 
     def __init__(
-        self, now: Callable[[], float], *, most: int = 10, seconds: float = 60.0, addresses: int = 1024
+        self,
+        now: Callable[[], float],
+        *,
+        most: int = 10,
+        flood: int = 200,
+        seconds: float = 60.0,
+        addresses: int = 1024,
     ) -> None:
-        self._now, self._most, self._seconds, self._addresses = now, most, seconds, addresses
+        self._now, self._most, self._flood, self._seconds, self._addresses = now, most, flood, seconds, addresses
         self._failed: OrderedDict[str, list[float]] = OrderedDict()
+        self._right: OrderedDict[tuple[str, str | None], None] = OrderedDict()
 
-    def wait(self, address: str | None) -> float:
-        """Return for how many seconds this address has to wait; 0: it need not."""
-        times = self._recent(_network(address))
-        return times[0] + self._seconds - self._now() if len(times) >= self._most else 0.0
+    def wait(self, address: str | None, fingerprint: str | None = None) -> float:
+        """Return for how many seconds this address has to wait; 0: it need not.
+
+        Args:
+            fingerprint: of the token that is given, if it is one.
+        """
+        key = _network(address)
+        most = self._flood if (key, fingerprint) in self._right else self._most
+        times = self._recent(key)
+        return times[-most] + self._seconds - self._now() if len(times) >= most else 0.0
 
     def failed(self, address: str | None) -> None:
         """Note that a sign-in failed."""
         key = _network(address)
-        self._failed[key] = [*self._recent(key), self._now()][-self._most :]
+        self._failed[key] = [*self._recent(key), self._now()][-max(self._most, self._flood) :]
         self._failed.move_to_end(key)
         while len(self._failed) > self._addresses:
             self._failed.popitem(last=False)
+
+    def right(self, address: str | None, fingerprint: str | None) -> None:
+        """Note that a token was right, by its fingerprint."""
+        key = _network(address), fingerprint
+        self._right[key] = None
+        self._right.move_to_end(key)
+        while len(self._right) > self._addresses:
+            self._right.popitem(last=False)
 
     def _recent(self, key: str) -> list[float]:
         since = self._now() - self._seconds

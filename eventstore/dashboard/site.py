@@ -14,11 +14,11 @@ from urllib.parse import parse_qsl
 from jinja2 import Environment
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp
 
 from eventstore import __version__
-from eventstore.dashboard.addresses import Addresses
+from eventstore.dashboard.addresses import Addresses, root_of
 from eventstore.dashboard.encoding import to_json
 from eventstore.dashboard.guard import Visit, cookie_name, is_secure, path_of, visit_of, wants_json
 from eventstore.dashboard.live import EventStream
@@ -78,7 +78,12 @@ class Site:
         """Answer with a page, or its data as JSON."""
         as_json = _asks_for_json(request)
         target = self._target(request, path_of(request.scope))
-        data = await self._read(target)
+        try:
+            data = await self._read(target)
+        except Refused as refusal:
+            if as_json or refusal.back is None:
+                raise
+            return self.sent_to(request, Addresses(root_of(request.scope)).url(*refusal.back), _told(refusal))
         if as_json:
             return Response(to_json(data) + "\n", media_type="application/json")
         flash = self.sessions.load_flash(request.cookies.get(cookie_name(request, "flash")))
@@ -89,6 +94,12 @@ class Site:
             self.set_session(request, response, session)
         if flash is not None:
             self.delete_cookie(request, response, "flash")
+        return response
+
+    def sent_to(self, request: Request, location: str, flash: Flash) -> Response:
+        """Answer with another page, which tells *flash*."""
+        response = RedirectResponse(location, 303)
+        self.set_cookie(request, response, "flash", self.sessions.dump_flash(flash), 60)
         return response
 
     async def live(self, request: Request) -> ASGIApp:
@@ -102,7 +113,7 @@ class Site:
         session, _ = self.session_of(request)
         csrf = self.sessions.csrf(session) if session is not None else ""
         allowed = self.may_act(visit_of(request))
-        addresses = Addresses(request.scope.get("root_path", ""))
+        addresses = Addresses(root_of(request.scope))
 
         def render(data: Any) -> str:
             view = self._view(request, target, data, None, None)
@@ -126,8 +137,13 @@ class Site:
 
     async def _read(self, target: Target) -> Any:
         self._check_open()
+        if target.spec.compares and (seen := self.sampler.fresh(target.key)) is not None:
+            return seen  # told by a look of a moment ago, rates would say little
         async with asyncio.timeout(READ_WITHIN):
-            return await target.spec.read(self.store, target.parameters, self.sampler.latest(target.key))
+            data = await target.spec.read(self.store, target.parameters, self.sampler.latest(target.key))
+        if target.spec.compares:
+            self.sampler.remember(target.key, data)
+        return data
 
     def _check_open(self) -> None:
         if not is_open(self.store):
@@ -152,7 +168,7 @@ class Site:
         return View(
             name=name,
             title=title,
-            addresses=Addresses(request.scope.get("root_path", "")),
+            addresses=Addresses(root_of(request.scope)),
             now=datetime.fromtimestamp(self.now(), UTC),
             node=self.store.node_name,
             schema=self.store.schema,
@@ -181,9 +197,9 @@ class Site:
     def _wanted(self, request: Request) -> str:
         """Return where to go after signing in."""
         if request.method not in ("GET", "HEAD"):
-            return Addresses(request.scope.get("root_path", "")).url()
+            return Addresses(root_of(request.scope)).url()
         query = request.scope["query_string"].decode("latin-1")
-        path = Addresses(request.scope.get("root_path", "")).url(path_of(request.scope))
+        path = Addresses(root_of(request.scope)).url(path_of(request.scope))
         return path + (f"?{query}" if query else "")
 
     def ask_for_token(
@@ -216,7 +232,11 @@ class Site:
     async def http_error(self, request: Request, error: Exception) -> Response:
         """Answer what the router and the static files refuse."""
         assert isinstance(error, HTTPException)
-        names = {404: ("NotFound", "there is no such page"), 405: ("MethodNotAllowed", "not with this method")}
+        takes = (error.headers or {}).get("Allow", "GET")
+        names = {
+            404: ("NotFound", "there is no such page"),
+            405: ("MethodNotAllowed", f"what is here takes {takes}, and not {request.method[:20]}"),
+        }
         name, message = names.get(error.status_code, ("Refused", "this request cannot be answered"))
         return self.answer(request, Refused(error.status_code, name, message, headers=error.headers))
 
@@ -243,7 +263,7 @@ class Site:
             cookie_name(request, what),
             value,
             max_age=lasts,
-            path=request.scope.get("root_path", "") or "/",
+            path=root_of(request.scope) or "/",
             secure=is_secure(request, self.behind_tls_proxy),
             httponly=True,
             samesite="strict",
@@ -262,6 +282,10 @@ def is_open(store: EventStore) -> bool:
 def new_mark() -> str:
     """Return what stands for a viewer's token in a part that is rendered for all; nobody can have written it."""
     return secrets.token_hex(32)
+
+
+def _told(refusal: Refused) -> Flash:
+    return Flash("error", refusal.message)
 
 
 def _filled_in(mark: str, csrf: str) -> Callable[[str], str]:

@@ -113,6 +113,7 @@ def what_next(source: Source, options: Sequence[str]) -> Iterator[str]:
     yield f"  {program} read --type {shlex.quote(first.event.type)} --limit 5 --json {there}"
     yield f"  {program} subscription list {there}"
     yield f"  {program} tail {there}"
+    yield f"  {program} dashboard {there}  # with the extra dashboard: pip install '.[dashboard]'"
     yield f"  {program} export demo.ndjson.gz {there}"
 
 

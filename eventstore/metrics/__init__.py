@@ -1,6 +1,6 @@
 """Metrics for Prometheus: what this node counts, and what its database knows. `docs/metrics.md` has all of them.
 
-Needs prometheus-client: ``pip install 'eventstore-postgres[metrics]'``. It is imported when something is made of it.
+Needs prometheus-client: ``pip install '.[metrics]'`` in a checkout. It is imported when something is made of it.
 
 - `app`: an ASGI application for ``/metrics``;
 - `exposition`: the same as bytes;
@@ -58,7 +58,7 @@ def collector(
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "prometheus_client":
             raise
-        raise ConfigurationError("metrics need prometheus-client: pip install 'eventstore-postgres[metrics]'") from None
+        raise ConfigurationError("metrics need prometheus-client: pip install '.[metrics]' in a checkout") from None
     return StoreCollector(store, subscriptions=subscriptions, at_head=at_head, database=database)
 
 

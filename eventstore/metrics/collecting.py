@@ -95,7 +95,7 @@ class StoreCollector(Collector):
             return ()
         shown = look.subscriptions
         if not self._at_head:
-            shown = [one for one in shown if one.behind or one.parked or one.halted or one.unowned]
+            shown = [one for one in shown if one.behind or one.parked or one.halted or one.unowned > one.unhandled]
         return shown[: self._most]
 
 
@@ -210,6 +210,7 @@ def _looked(look: Look | None, shown: Sequence[Measured]) -> dict[str, _Samples]
         "eventstore_subscriptions": _each(look.sums["subscriptions"].items()),
         "eventstore_subscriptions_left_out": _one(sum(look.sums["subscriptions"].values()) - len(shown)),
         "eventstore_partitions": _each(look.sums["partitions"].items()),
+        "eventstore_unhandled_partitions": _one(look.sums["unowned"]["unhandled"]),
         "eventstore_parked_events": _each(look.sums["parked"].items()),
         "eventstore_subscription_paused": [_Sample((one.name,), 1) for one in shown if one.paused],
         "eventstore_subscription_lag_positions": [_Sample((one.name,), one.behind) for one in shown],
@@ -223,7 +224,10 @@ def _looked(look: Look | None, shown: Sequence[Measured]) -> dict[str, _Samples]
         "eventstore_subscription_troubled_partitions": [
             _Sample((one.name, state), value)
             for one in shown
-            for state, value in (("halted", one.halted), ("unowned", one.unowned), ("unhandled", one.unhandled))
+            for state, value in (("halted", one.halted), ("unowned", one.unowned))
             if value
+        ],
+        "eventstore_subscription_unhandled_partitions": [
+            _Sample((one.name,), one.unhandled) for one in shown if one.unhandled
         ],
     }

@@ -104,6 +104,7 @@ FAMILIES = _prefixed(
         _read("eventstore_subscriptions", "Stored subscriptions.", "state"),
         _read("eventstore_subscriptions_left_out", "Subscriptions without series of their own, beyond the limit."),
         _read("eventstore_partitions", "Partitions of all subscriptions.", "state"),
+        _read("eventstore_unhandled_partitions", "Of the unowned ones, those that no live node has a handler for."),
         _read("eventstore_parked_events", "Events set aside, of all subscriptions.", "state"),
         _read("eventstore_subscription_paused", "1 for each that is paused; others have no series.", "subscription"),
         _read("eventstore_subscription_lag_positions", "Positions between checkpoint and horizon.", "subscription"),
@@ -116,6 +117,11 @@ FAMILIES = _prefixed(
             "eventstore_subscription_troubled_partitions",
             "Partitions that nobody runs, and halted ones; no series where there is none.",
             "subscription", "state",
+        ),
+        _read(
+            "eventstore_subscription_unhandled_partitions",
+            "Of its unowned partitions, those that no live node has a handler for; no series where there is none.",
+            "subscription",
         ),
     )
 )  # fmt: skip

@@ -34,7 +34,7 @@ class Measured:
     Attributes:
         behind: positions between the checkpoint of its last partition and the horizon, matching or not.
         seconds: age of the first event after that checkpoint, matching or not.
-        unowned: partitions that no live node runs though one has a handler; *unhandled*: for which none has.
+        unowned: partitions that no live node runs; *unhandled*: those of them for which none has a handler.
         parked: events set aside; *replaying*: those of them that are about to be delivered again.
     """
 
@@ -59,7 +59,8 @@ class Look:
         horizon_age: seconds that the oldest transaction which holds the horizon has lasted. Where this role may not
             see that, for how long a committed event has been hidden behind it. 0.0: nothing holds it.
         subscriptions: those in trouble first, then those furthest behind.
-        sums: of all subscriptions, also of those that are not listed: ``subscriptions``, ``partitions`` and ``parked``.
+        sums: of all subscriptions, also of those that are not listed: ``subscriptions``, ``partitions``,
+            ``unowned`` and ``parked``.
     """
 
     began: float

@@ -13,6 +13,7 @@ from typing import Any
 
 from prometheus_client.exposition import choose_encoder
 
+from eventstore.analytics.marking import leave_out
 from eventstore.errors import ConfigurationError
 from eventstore.metrics.collecting import StoreCollector
 
@@ -78,6 +79,7 @@ def asgi(collector: StoreCollector) -> Callable[[Scope, Receive, Send], Awaitabl
             return await _lifespan(receive, send)
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1000})
+        leave_out(scope)
         asked = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
         answer = await _answer(collector, scope["method"], asked)
         headers = answer.headers | {"content-length": str(len(answer.body))}

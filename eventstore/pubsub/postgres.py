@@ -68,7 +68,7 @@ class Postgres:
             for longer than a second.
         heartbeat_interval: seconds between two checks that the node hears itself.
         connect_timeout: seconds that connecting may take.
-        statement_cache_size: prepared statements per connection from a DSN; 0 behind a pooler.
+        statement_cache_size: prepared statements per connection from a DSN; None: 100, and 0 behind a pooler.
         clock: seconds, for how often expired bodies are deleted.
 
     Attributes:
@@ -91,7 +91,7 @@ class Postgres:
         listener: Listener | None = None,
         heartbeat_interval: float = 10.0,
         connect_timeout: float = 10.0,
-        statement_cache_size: int = 100,
+        statement_cache_size: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not isinstance(node_name, str) or not node_name:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from eventstore.database import connect, mapped_errors, redacted
 from eventstore.errors import ConfigurationError, DatabaseUnavailable
 from eventstore.listening import end
+from eventstore.poolers import CACHED, is_pooled, spare_settings
 from eventstore.service import to_its_end
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Source(Protocol):
         """End a connection that `open` returned."""
 
 
-def source_of(given: object, *, timeout: float, cache: int) -> Source:
+def source_of(given: object, *, timeout: float, cache: int | None) -> Source:
     """Return where connections to *given* come from, a DSN or an engine.
 
     Raises:
@@ -62,14 +63,28 @@ def source_of(given: object, *, timeout: float, cache: int) -> Source:
 
 
 class _Dsn:
-    def __init__(self, dsn: str, timeout: float, cache: int) -> None:
+    def __init__(self, dsn: str, timeout: float, cache: int | None) -> None:
         scheme, _, rest = dsn.partition("://")
         if scheme not in ("postgresql", "postgres", "postgresql+asyncpg"):
             raise ConfigurationError(f"DSN {redacted(dsn)!r} must begin with postgresql:// or postgresql+asyncpg://")
         self._dsn, self._timeout, self._cache = f"postgresql://{rest}", timeout, cache
 
     async def open(self, role: str) -> Any:
-        return await connect(self._dsn, timeout=self._timeout, cache=self._cache, name=f"eventstore pubsub {role}")
+        cache = CACHED if self._cache is None else self._cache
+        connection = await connect(self._dsn, timeout=self._timeout, cache=cache, name=f"eventstore pubsub {role}")
+        if self._cache is None:
+            try:
+                with mapped_errors():
+                    self._cache = 0 if await is_pooled(connection) else CACHED
+            except BaseException:
+                await to_its_end(end(connection))
+                raise
+            if not self._cache:
+                await to_its_end(end(connection))
+                return await self.open(role)
+        if not self._cache:
+            spare_settings(connection)
+        return connection
 
     async def close(self, connection: Any) -> None:
         await end(connection)
@@ -102,7 +117,7 @@ class _Engine:
     def _opening(self) -> Iterator[None]:
         from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-        where = self._engine.url.render_as_string(hide_password=True)
+        where = redacted(self._engine.url.render_as_string(hide_password=True))
         try:
             with mapped_errors():
                 try:

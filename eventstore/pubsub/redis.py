@@ -227,7 +227,7 @@ def _library() -> Any:
     try:
         import redis.asyncio
     except ImportError:
-        raise ConfigurationError("the Redis adapter needs redis-py: pip install 'eventstore-postgres[redis]'") from None
+        raise ConfigurationError("the Redis adapter needs redis-py: pip install '.[redis]' in a checkout") from None
     return redis
 
 

@@ -194,6 +194,6 @@ def pooler(found: Pooling) -> Verdict:
         return warn(
             f"a pooler in transaction mode: backends {found.first} and {found.then} served one connection, "
             f"{found.busy} another" + (", and prepared statements are lost" if found.lost else ""),
-            "set Settings.statement_cache_size=0, and listen_dsn to a direct DSN (or listen=False)",
+            "nodes go without prepared statements there; set Settings.listen_dsn to a direct DSN, or listen=False",
         )
     return ok("each connection has a backend of its own")

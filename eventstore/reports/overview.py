@@ -95,13 +95,14 @@ class NodeState:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an event was parked, or a partition halted.
+    """Why events of a subscription were parked, or partitions halted: the latest of those with the same error.
 
     Attributes:
         at: when it failed last.
-        position: of the event; None: a partition was halted.
+        position: of the event; None: a partition was halted for something else.
         error: type of the exception.
         message: its text, at most 500 characters of it.
+        count: events that were parked so, of the latest thousand, or partitions that were halted so.
     """
 
     at: datetime
@@ -111,6 +112,7 @@ class Failure:
     position: int | None
     error: str | None
     message: str | None
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ class Overview:
         parked_subscriptions: how many subscriptions have any.
         nodes: those alive first, then by name; at most fifty.
         nodes_alive, nodes_total: how many there are.
-        failures: the latest, newest first, at most ten.
+        failures: the latest, newest first, at most ten; of one subscription those with the same error are one.
     """
 
     at: datetime

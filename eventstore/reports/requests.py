@@ -21,7 +21,7 @@ __all__ = ["COUNTED", "Latency", "PathLatency", "Period", "RequestReport", "read
 COUNTED = 100_000
 """Requests that one report looks at; of a period with more, it is about the newest."""
 
-SAMPLED = 10_000
+SAMPLED = 5_000
 """Requests that percentiles are made from; of more, every second, third and so on is taken, by its id."""
 
 
@@ -139,6 +139,8 @@ async def read_requests(
     for name, time in (("since", since), ("until", until)):
         if time is not None and (not isinstance(time, datetime) or time.tzinfo is None):
             raise ConfigurationError(f"{name} must be a time with its time zone, not {time!r}")
+    if type(steps) is not int or type(slowest) is not int:
+        raise ConfigurationError(f"steps and slowest are whole numbers, not {steps!r} and {slowest!r}")
     found = await database.value("request_report_v1", since, until, last, steps, slowest, COUNTED, SAMPLED)
     return _report(orjson.loads(found), steps)
 

@@ -10,6 +10,8 @@ from functools import partial
 from time import monotonic
 from uuid import UUID
 
+import asyncpg
+
 from eventstore.database import Database
 from eventstore.errors import ConfigurationError
 from eventstore.events import Event, check_stream_name
@@ -112,12 +114,13 @@ class EventDetail:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """An event on a timeline."""
+    """An event on a timeline; *created_at* is the caller's time of the fact, long before *recorded_at* in imports."""
 
     version: int
     position: int
     type: str
     recorded_at: datetime
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,8 +307,10 @@ async def read_timeline(database: Database, stream: str, *, limit: int = 500) ->
     if info is None:
         return None
     rows = await database.rows("stream_timeline_v1", stream, limit + 1)
-    points = [
-        Point(row["version"], row["position"], row["type"], to_datetime(row["recorded_at"]))
-        for row in reversed(rows[:limit])
-    ]
+    points = [_point(row) for row in reversed(rows[:limit])]
     return Timeline(info, points, dict(Counter(one.type for one in points).most_common()), len(rows) > limit)
+
+
+def _point(row: asyncpg.Record) -> Point:
+    times = (to_datetime(row[name]) for name in ("recorded_at", "created_at"))
+    return Point(row["version"], row["position"], row["type"], *times)

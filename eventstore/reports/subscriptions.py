@@ -35,6 +35,7 @@ __all__ = [
     "list_subscriptions",
     "read_subscription",
     "selector_text",
+    "status_of",
 ]
 
 Status: TypeAlias = Literal["active", "paused", "halted", "unowned", "behind"]
@@ -114,7 +115,7 @@ class PartitionRow:
         owner: name of the node that owns it, None if nobody does.
         lease_until: until when that node's lease runs.
         state: ``running``, ``idle`` (nobody owns it) or ``halted``.
-        halted: why: ``error`` (its type), ``message``, ``traceback``, ``at``.
+        halted: why: as `subscriptions.model.Partition.halted`.
         behind: positions between its checkpoint and the horizon.
         seconds: age of the first event after its checkpoint; 0 if there is none.
     """
@@ -252,7 +253,7 @@ async def read_subscription(database: Database, name: str, *, late: float = LATE
     selector = json.loads(dump(stored.selector))
     return Detail(
         name=name,
-        status=_status(stored, lag, to_datetime(aside["at"]), late),
+        status=status_of(stored, lag, to_datetime(aside["at"]), late),
         state=stored.state,
         selector=selector,
         selector_text=selector_text(selector),
@@ -280,15 +281,15 @@ def _policy(options: Mapping[str, Any]) -> dict[str, Any]:
     return asdict(load_policy(options.get("policy", {})))
 
 
-def _status(stored: Subscription, lag: Lag, now: datetime, late: float) -> Status:
-    """Return what ``subscription_states_v1`` says of it."""
+def status_of(stored: Subscription, lag: Lag | None, now: datetime, late: float = LATE) -> Status:
+    """Return what ``subscription_states_v1`` says of it at *now*, the database's time."""
     if stored.state == "paused":
         return "paused"
     if any(one.halted is not None for one in stored.partitions):
         return "halted"
     if any(one.lease_until is None or one.lease_until <= now for one in stored.partitions):
         return "unowned"
-    return "behind" if lag.seconds > late else "active"
+    return "behind" if lag is not None and lag.seconds > late else "active"
 
 
 def _partitions(stored: Subscription, lag: Lag) -> list[PartitionRow]:

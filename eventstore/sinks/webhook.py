@@ -153,7 +153,7 @@ def _client(url: str, shown: str, timeout: float) -> Client:
     try:
         from eventstore.sinks.client import Client
     except ImportError:
-        raise ConfigurationError("webhooks need httpx: pip install 'eventstore-postgres[webhooks]'") from None
+        raise ConfigurationError("webhooks need httpx: pip install '.[webhooks]' in a checkout") from None
     return Client(url, shown, timeout)
 
 

@@ -20,6 +20,8 @@ declare
                   and (p_stream is null or pg_try_advisory_xact_lock_shared(c_stripes, stripe_v1(3, p_stream)));
     v_version bigint;
     v_bucket smallint;
+    v_recorded timestamptz;
+    v_hash bytea;
 begin
     if p_tags is not null then
         foreach v_tag in array v_tags loop
@@ -43,10 +45,20 @@ begin
     perform pg_advisory_xact_lock_shared(
         '@schema@.event_positions'::regclass::oid::int, (s.last_value & 2147483647)::int)
        from event_positions s;
-    insert into events as e (position, id, stream, version, bucket, type, data, metadata, tags, created_at, recorded_at)
-    values (nextval('@schema@.event_positions'), p_id, p_stream, v_version, coalesce(v_bucket, bucket_v1(p_id::text)),
-            p_type, p_data, p_metadata, v_tags, p_created_at, clock_timestamp())
-    returning e.version, e.version, e.position, e.position into first_version, version, first_position, "position";
+    first_version := v_version;
+    version := v_version;
+    first_position := nextval('@schema@.event_positions');
+    "position" := first_position;
+    v_bucket := coalesce(v_bucket, bucket_v1(p_id::text));
+    v_recorded := clock_timestamp();
+    if pg_sequence_last_value('@schema@.event_chain'::regclass) & 1 = 1 then
+        v_hash := chain_event_v1(p_stream, v_bucket, v_version, first_position, p_id, p_type, p_data, p_metadata, v_tags,
+                                 p_created_at, v_recorded);
+    end if;
+    insert into events (position, id, stream, version, bucket, type, data, metadata, tags, created_at, recorded_at,
+                        hash)
+    values (first_position, p_id, p_stream, v_version, v_bucket, p_type, p_data, p_metadata, v_tags, p_created_at,
+            v_recorded, v_hash);
     if p_tags is not null then
         insert into event_tags (tag, position) select t.tag, "position" from unnest(v_tags) t(tag);
     end if;

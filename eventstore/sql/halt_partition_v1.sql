@@ -1,7 +1,8 @@
 -- Stops a partition until an operator resumes or rewinds its subscription: nobody claims it. Fenced; false if this
 -- incarnation does not own it under this epoch.
 --
---   p_halted   {"error", "message", "traceback"}; "at" is added here
+--   p_halted   {"error", "message", "traceback"}, and of the event whose failure it is "position", "id", "type" and
+--              "stream"; "at" is added here
 create function @schema@.halt_partition_v1(
     p_incarnation uuid, p_subscription bigint, p_partition int, p_epoch bigint, p_halted jsonb) returns boolean
 language plpgsql volatile security definer

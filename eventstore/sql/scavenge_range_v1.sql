@@ -2,7 +2,8 @@
 -- the bytes their content took on disk. p_dry_run only counts.
 --
 -- Locks the rows of these events and nothing else, which no append, reader or subscription waits for. Not the stream's
--- row: an append would wait for it. Whether the events are hidden is for the trigger to say (stub_event_v1).
+-- row: an append would wait for it. Whether the events are hidden is for the trigger to say (stub_event_v1), which also
+-- keeps what the chain needs; turning that on waits for scavenging by the lock 129 (set_chain_v1).
 -- Runs with the rights of scavenge_v1, which calls it: the owner's.
 create function @schema@.scavenge_range_v1(
     p_stream text, p_after bigint, p_upto bigint, p_dry_run boolean, out removed bigint, out freed bigint)
@@ -20,6 +21,7 @@ begin
     if p_dry_run or removed = 0 then
         return;
     end if;
+    perform pg_advisory_xact_lock_shared('@schema@.events'::regclass::oid::int, 129);
     -- Kept aside, for the key of event_tags begins with the tag, and the update forgets it.
     select array_agg(t.tag), array_agg(e.position) into v_tags, v_tagged
       from events e cross join unnest(e.tags) t(tag)

@@ -22,7 +22,7 @@ begin
     end if;
     v_time := (p_after #>> '{}')::timestamptz;
     if v_time > clock_timestamp() then
-        raise exception 'a subscription cannot start in the future (%)', v_time using errcode = 'ES006';
+        raise exception 'the time % lies in the future', v_time using errcode = 'ES006';
     end if;
     return (select b.after from time_bounds_v1(v_time + interval '1 microsecond', null, v_horizon) b);
 end

@@ -1,10 +1,12 @@
 -- What is measured of each subscription, and a closing row (name null) with the sums over all of them.
 --
---   p_most      rows at most: first those with halted, unowned or parked ones, then those furthest behind, then by name
+--   p_most      rows at most: first those with halted, unowned (but for want of a handler) or parked ones, then those
+--               furthest behind, then by name
 --   p_at_head   false leaves out those that are at the horizon and have none of these
 --   behind      positions between the checkpoint of its last partition and the horizon p_head, matching or not
 --   seconds     age of the first event after that checkpoint, matching or not; 0 if there is none
---   unowned     partitions that no live node runs, though one has a handler; unhandled: for which none has
+--   unowned     partitions that no live node runs, and that are neither halted nor paused, as everywhere
+--   unhandled   of these, those for which no live node has a handler
 --   parked      events set aside, and neither replayed nor discarded; replaying: of those, about to be delivered again
 --   sums        closing row: {"subscriptions": {state: count}, "partitions": {...}, "parked": {...}}
 --
@@ -34,7 +36,7 @@ as $$
           from parked p where p.state = 'parked' group by p.subscription_id
     ), found as materialized (
         select s.name, s.state = 'paused' as paused, l.position, l.halted, l.parts,
-               case when s.state = 'active' and h.subscription_id is not null then l.free else 0 end as unowned,
+               case when s.state = 'active' then l.free else 0 end as unowned,
                case when s.state = 'active' and h.subscription_id is null then l.free else 0 end as unhandled,
                coalesce(a.parked, 0) as parked, coalesce(a.replaying, 0) as replaying
           from subscriptions s
@@ -42,9 +44,9 @@ as $$
           left join handled h on h.subscription_id = s.id
           left join aside a on a.subscription_id = s.id
     ), shown as materialized (
-        select f.*, f.halted + f.unowned + f.parked > 0 as troubled
+        select f.*, f.halted + f.unowned - f.unhandled + f.parked > 0 as troubled
           from found f
-         where p_at_head or f.position < p_head or f.halted + f.unowned + f.parked > 0
+         where p_at_head or f.position < p_head or f.halted + f.unowned - f.unhandled + f.parked > 0
          order by troubled desc, f.position, f.name limit p_most
     ), ages as materialized (
         select d.position, greatest(0, extract(epoch from p_now - n.recorded_at))::double precision as seconds
@@ -61,10 +63,11 @@ as $$
                'subscriptions', json_build_object('active', count(*) filter (where not f.paused),
                                                   'paused', count(*) filter (where f.paused)),
                'partitions', json_build_object(
-                   'running', coalesce(sum(f.parts - f.halted - f.unowned - f.unhandled) filter (where not f.paused), 0),
-                   'unowned', coalesce(sum(f.unowned), 0), 'unhandled', coalesce(sum(f.unhandled), 0),
+                   'running', coalesce(sum(f.parts - f.halted - f.unowned) filter (where not f.paused), 0),
+                   'unowned', coalesce(sum(f.unowned), 0),
                    'halted', coalesce(sum(f.halted), 0),
                    'paused', coalesce(sum(f.parts - f.halted) filter (where f.paused), 0)),
+               'unowned', json_build_object('unhandled', coalesce(sum(f.unhandled), 0)),
                'parked', json_build_object('waiting', coalesce(sum(f.parked - f.replaying), 0),
                                            'replaying', coalesce(sum(f.replaying), 0)))
       from found f

@@ -227,7 +227,7 @@ class Ledger:
         kind, message, text = described(error)
         halted: dict[str, Any] = {"error": kind, "message": message, "traceback": text}
         if event is not None:
-            halted |= {"position": event.position, "type": event.type, "stream": event.stream}
+            halted |= {"position": event.position, "id": str(event.id), "type": event.type, "stream": event.stream}
         return bool(await self._database.value("halt_partition_v1", *_fence(claim), json.dumps(halted)))
 
     async def load_parked(self, claim: Claim) -> ParkedKeys:

@@ -54,7 +54,7 @@ class Partition:
         lease_until: when that node's lease ends unless renewed.
         state: ``running``, ``idle`` (nobody owns it) or ``halted``.
         halted: why it stopped until it is resumed: ``error`` (its type), ``message``, ``traceback``, ``at``; and if it
-            is for an event, its ``position``, ``type`` and ``stream``.
+            is for an event, its ``position``, ``id``, ``type`` and ``stream``.
     """
 
     number: int

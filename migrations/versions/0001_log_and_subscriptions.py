@@ -20,6 +20,8 @@ TABLES = (
     # positions in reserve would hand out numbers below a horizon that readers have passed.
     "create sequence event_positions as bigint minvalue 0 start 0 cache 1 no cycle",
     "select setval('event_positions', 0, true)",
+    # Whether events are chained by hashes; what belongs to it comes with a later revision, but appends look here.
+    "create sequence event_chain as bigint minvalue 0 start 0 cache 1 no cycle",
     """
     create table streams (
         name            text collate "C" primary key,
@@ -354,7 +356,7 @@ def downgrade() -> None:
     op.execute(text("drop table pubsub_spill, pubsub_keys"))
     op.execute(text("drop table parked, control, node_subscriptions, checkpoints, subscriptions, nodes"))
     op.execute(text("drop table event_tags, events, streams"))
-    op.execute(text("drop sequence event_positions"))
+    op.execute(text("drop sequence event_chain, event_positions"))
     # Every routine here belongs to the schema's revisions; dropped by signature, whatever the arguments.
     op.execute(
         text(

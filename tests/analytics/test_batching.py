@@ -182,12 +182,82 @@ async def test_closing_while_a_batch_is_under_way_stores_it_again(requests: Requ
 async def test_what_else_is_said_on_the_topic_is_ignored(requests: RequestPubSub) -> None:
     storage = Storage()
     batcher = Batcher(requests, storage, interval=1000)
-    for message in ("hello", ("other", 1), None, ("request_sent",)):
+    for message in ("hello", ("other", 1), None, ("request_sent",), ("request_sent", "garbage"), ("other", a_log())):
         await requests._pubsub.local_broadcast("request_topic", message)
     batcher.insert(log := a_log())
     assert await batcher.flush()
     await batcher.close()
-    assert storage.batches == [[log]]
+    assert (storage.batches, batcher.ignored, batcher.dropped) == ([[log]], 6, 0)
+
+
+class Choosy(Storage):
+    """Refuses batches with a request of /bad, or everything."""
+
+    def __init__(self, everything: bool = False) -> None:
+        super().__init__()
+        self.everything = everything
+
+    async def insert(self, logs: Sequence[RequestLog]) -> None:
+        self.asked += 1
+        if self.everything or any(log.path == "/bad" for log in logs):
+            raise ValueError("cannot be stored")
+        self.batches.append(list(logs))
+
+
+@pytest.mark.parametrize("places", [[0], [999], [3, 500, 501], [*range(0, 1000, 10)]])
+async def test_requests_that_the_storage_refuses_do_not_hold_up_the_others(
+    requests: RequestPubSub, places: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = Choosy()
+    async with Batcher(requests, storage, interval=1000, clock=Time()) as batcher:
+        for n in range(1000):
+            batcher.insert(a_log(path="/bad" if n in places else "/"))
+        while not await batcher.flush():
+            assert storage.asked <= 3
+        assert (batcher.stored, batcher.dropped, len(batcher)) == (1000 - len(places), len(places), 0)
+    assert len({one.request_id for one in storage.logs}) == len(storage.logs) == 1000 - len(places)
+    assert "'/bad'" in caplog.text
+
+
+async def test_a_storage_that_refuses_everything_is_not_taken_for_bad_requests(requests: RequestPubSub) -> None:
+    storage = Choosy(everything=True)
+    async with Batcher(requests, storage, batch_size=10, interval=1000, clock=Time()) as batcher:
+        for _ in range(25):
+            batcher.insert(a_log())
+        for _ in range(10):
+            assert not await batcher.flush()
+        assert (len(batcher), batcher.dropped) == (25, 0)
+        storage.everything = False
+        assert await batcher.flush()
+        assert (batcher.stored, batcher.dropped) == (25, 0)
+
+
+async def test_a_bad_request_alone_in_its_batch_goes_once_the_storage_takes_another(requests: RequestPubSub) -> None:
+    storage = Choosy()
+    async with Batcher(requests, storage, interval=1000, clock=Time()) as batcher:
+        batcher.insert(a_log(path="/bad"))
+        for _ in range(5):
+            assert not await batcher.flush()
+        batcher.insert(log := a_log())
+        assert await batcher.flush()
+        assert (storage.logs, batcher.dropped) == ([log], 1)
+
+
+async def test_what_was_left_when_the_storage_went_away_amid_sorting_is_kept(requests: RequestPubSub) -> None:
+    class Leaves(Choosy):
+        async def insert(self, logs: Sequence[RequestLog]) -> None:
+            if self.asked == 5:
+                self.asked += 1
+                raise OSError("away")
+            await super().insert(logs)
+
+    storage = Leaves()
+    async with Batcher(requests, storage, interval=1000, clock=Time()) as batcher:
+        for n in range(16):
+            batcher.insert(a_log(path="/bad" if n == 5 else "/"))
+        while not await batcher.flush():
+            assert batcher.dropped == 0
+        assert (batcher.stored, batcher.dropped) == (15, 1)
 
 
 @pytest.mark.parametrize("option", [{"batch_size": 0}, {"interval": 0}, {"max_buffer": 0}, {"batch_size": 1.5}])

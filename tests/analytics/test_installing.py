@@ -16,9 +16,10 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket
 
-from eventstore import EventStore, Settings
+from eventstore import EventStore, Settings, metrics
 from eventstore.analytics import RequestLog, RequestTable, install
 from eventstore.analytics.installing import Installed
+from eventstore.dashboard import dashboard
 from eventstore.errors import ConfigurationError
 from eventstore.mailbox import Mailbox
 from tests.analytics.asgi import hello, lifespan, request
@@ -170,6 +171,63 @@ async def test_old_months_are_dropped_when_it_begins(store: EventStore, sql: asy
     await request(app)
     while await sql.fetchval("select count(*) from eventstore.request_months_v1(0, 30)"):
         await asyncio.sleep(0.01)
+
+
+async def test_of_an_application_below_another_a_request_is_recorded_once(db: str, sql: asyncpg.Connection) -> None:
+    async with EventStore(db, settings=QUICK) as store:
+        outer = install(Starlette(routes=[Mount("/under", app=install(starlette(), store))]), store)
+        sent = await request(outer, "/under/it")
+        await request(outer, "/under/it")
+        assert sum(name == b"set-cookie" for name, _ in sent[0]["headers"]) == 2
+    assert [row["path"] for row in await stored(sql)] == ["/under/it"] * 2
+
+
+async def test_applications_on_one_store_hand_each_request_to_it_once(
+    store: EventStore, sql: asyncpg.Connection
+) -> None:
+    one, other = (install(hello, store, interval=1000) for _ in range(2))
+    assert isinstance(one, Installed)
+    assert isinstance(other, Installed)
+    for app in (one, other):
+        await request(app)
+        await app._ready.wait()
+    assert one._batcher is other._batcher
+    await one.close()
+    assert len(await stored(sql)) == 2
+    await request(other)
+    await other.close()
+    assert other._batcher is not None
+    assert (len(await stored(sql)), other._batcher.stored) == (3, 3)
+
+
+async def test_paths_can_be_left_out(db: str, sql: asyncpg.Connection) -> None:
+    async with EventStore(db, settings=QUICK) as store:
+        for app in (install(hello, store, exclude=["/health"]), install(starlette(), store, exclude=["/health"])):
+            for path in ("/health", "/a"):
+                await request(app, path)
+    assert [row["path"] for row in await stored(sql)] == ["/a"] * 2
+
+
+async def test_pages_and_metrics_of_a_store_are_no_requests_of_the_application(
+    db: str, sql: asyncpg.Connection
+) -> None:
+    async with EventStore(db, settings=QUICK) as store:
+        mounts = [Mount("/ops", app=dashboard(store)), Mount("/metrics", app=metrics.app(store)), Route("/", home)]
+        app = install(Starlette(routes=mounts), store)
+        for path in ("/ops/", "/ops/static/none.css", "/ops/nodes", "/metrics/", "/"):
+            await request(app, path, ("host", "127.0.0.1"), client=("127.0.0.1", 1), query_string=b"")
+    assert [row["path"] for row in await stored(sql)] == ["/"]
+
+
+async def test_what_came_before_the_start_was_answered_then(db: str, sql: asyncpg.Connection) -> None:
+    async with EventStore(db, settings=QUICK) as store:
+        await broken_function(sql, "request_address_key_v1")
+        app = install(hello, store)
+        await request(app)
+        answered = await sql.fetchval("select clock_timestamp()")
+        await sql.execute("alter function eventstore.request_address_key_v1_away rename to request_address_key_v1")
+    (row,) = await stored(sql)
+    assert row["inserted_at"] <= answered
 
 
 # -- what breaks

@@ -116,7 +116,7 @@ async def test_without_times_it_is_about_the_last_quarter_of_an_hour(store: Even
     ],
 )
 async def test_what_makes_no_period_is_refused(store: EventStore, asked: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(ConfigurationError, match=r"not|a report is about a period"):
         await reported(store, [], **asked)
 
 

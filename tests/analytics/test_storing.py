@@ -49,6 +49,26 @@ async def test_an_engine_and_a_store_s_database_will_do_as_well(store: EventStor
     assert await count(sql) == 4
 
 
+async def test_months_are_found_however_the_planner_goes_about_it(db: str, sql: asyncpg.Connection) -> None:
+    async with RequestTable(db) as table:
+        await table.insert([a_log(inserted_at=datetime(2020 + n // 12, n % 12 + 1, 5, tzinfo=UTC)) for n in range(30)])
+        await sql.execute("create table odd (like eventstore.request_logs including constraints)")
+        await sql.execute(
+            "alter table eventstore.request_logs attach partition odd for values from ('1999-01-01') to ('2000-01-01')"
+        )
+        for catalog in ("pg_class", "pg_inherits"):
+            await sql.execute(f"analyze pg_catalog.{catalog}")
+        for scans in ("on", "off"):
+            await sql.execute(f"set enable_indexscan = {scans}; set enable_hashjoin = {scans}; discard plans")
+            assert len(await sql.fetch("select from eventstore.request_months_v1(0, 30)")) == 30
+        assert len(await table.prune(keep_days=30)) == 30
+
+
+async def test_the_moment_to_count_back_from_has_a_time_zone(store: EventStore) -> None:
+    with pytest.raises(ConfigurationError, match="time zone"):
+        await RequestTable(store.database).prune(keep_days=1, now=datetime(2026, 1, 1))
+
+
 def test_anything_else_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="AsyncEngine"):
         RequestTable(5)  # type: ignore[arg-type]

@@ -4,11 +4,12 @@ import asyncio
 import hmac
 import subprocess
 import sys
+from time import perf_counter
 from typing import Any
 
 import pytest
 
-from eventstore.analytics import RequestLog, RequestTracker
+from eventstore.analytics import RequestLog, RequestTracker, leave_out
 from eventstore.analytics.tracking import ASGIApp, Message, Receive, Scope, Send
 from eventstore.errors import ConfigurationError
 from tests.analytics.asgi import START, answering, cookies, hello, request
@@ -196,6 +197,152 @@ async def test_a_cancelled_request_is_499_and_stays_cancelled() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert [log.status_code for log in told.logs] == [499]
+
+
+class Server:
+    """Says what servers say: the request, and once the client left, that; it takes answers all the same."""
+
+    def __init__(self, *bodies: bytes) -> None:
+        self._said = [
+            {"type": "http.request", "body": body, "more_body": n < len(bodies)} for n, body in enumerate(bodies, 1)
+        ]
+        self._left = asyncio.Event()
+        self.asked = 0
+
+    def leave(self) -> None:
+        self._left.set()
+
+    async def receive(self) -> Message:
+        self.asked += 1
+        if self._said and not self._left.is_set():
+            return self._said.pop(0)
+        await self._left.wait()
+        return {"type": "http.disconnect"}
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every answer begins late enough for the server to be asked."""
+    monkeypatch.setattr("eventstore.analytics.tracking.ASKED_AFTER", -1.0)
+
+
+@pytest.mark.parametrize("reads", [False, True])
+@pytest.mark.usefixtures("slow")
+async def test_a_client_that_left_before_the_answer_is_499_though_the_application_answered(reads: bool) -> None:
+    server = Server(b"")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if reads:
+            await receive()
+        server.leave()
+        await hello(scope, receive, send)
+
+    assert (await tracked(app, receive=server.receive)).status_code == 499
+
+
+@pytest.mark.usefixtures("slow")
+async def test_a_client_that_is_there_is_none_that_left_and_the_application_hears_all_that_was_said() -> None:
+    server, heard = Server(b"a", b"b"), []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(dict(START))
+        heard.extend([(await receive())["body"], (await receive())["body"]])
+        waiting = asyncio.ensure_future(receive())
+        await asyncio.sleep(0)
+        server.leave()
+        heard.append((await waiting)["type"])
+        await send({"type": "http.response.body"})
+
+    assert (await tracked(app, receive=server.receive)).status_code == 200
+    assert heard == [b"a", b"b", "http.disconnect"]
+
+
+@pytest.mark.usefixtures("slow")
+async def test_a_body_that_the_application_does_not_want_is_not_asked_for() -> None:
+    server = Server(b"x" * 5)
+    await tracked(hello, "/", ("content-length", "5"), receive=server.receive)
+    await tracked(hello, "/", ("transfer-encoding", "chunked"), receive=server.receive)
+    assert server.asked == 0
+
+
+@pytest.mark.usefixtures("slow")
+async def test_nobody_is_asked_while_the_application_waits_itself() -> None:
+    server = Server()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        waiting = asyncio.ensure_future(receive())
+        await asyncio.sleep(0)
+        await hello(scope, receive, send)
+        server.leave()
+        await waiting
+
+    assert (await tracked(app, receive=server.receive)).status_code == 200
+    assert server.asked == 1
+
+
+async def test_for_a_fast_answer_the_server_is_not_asked() -> None:
+    server = Server(b"")
+    await tracked(hello, receive=server.receive)
+    assert server.asked == 0
+
+
+async def test_of_trackers_in_each_other_the_outer_one_records() -> None:
+    told = [Told(), Told()]
+    inner = RequestTracker(hello, told[0], address_key=KEY)
+
+    async def mounting(scope: Scope, receive: Receive, send: Send) -> None:
+        await inner({**scope, "root_path": "/under"}, receive, send)
+
+    sent = await request(RequestTracker(mounting, told[1], address_key=KEY))
+    assert ([len(one.logs) for one in told], len(cookies(sent))) == ([0, 1], 2)
+    await request(inner)
+    assert len(told[0].logs) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "recorded"),
+    [("/health", 0), ("/health/live", 0), ("/healthy", 1), ("/a/b", 0), ("/a", 1), ("/", 1)],
+)
+async def test_paths_that_are_excluded_pass_untouched_with_all_below_them(path: str, recorded: int) -> None:
+    told = Told()
+    sent = await request(RequestTracker(hello, told, address_key=KEY, exclude=["/health", "/a/b/"]), path)
+    assert (len(told.logs), len(cookies(sent))) == (recorded, 2 * recorded)
+
+
+@pytest.mark.parametrize("exclude", [["health"], ["/"], [""], [5], "health"])
+def test_what_is_no_path_cannot_be_excluded(exclude: Any) -> None:
+    with pytest.raises(ConfigurationError, match="exclude"):
+        RequestTracker(hello, Told(), address_key=KEY, exclude=exclude)
+
+
+async def test_what_answers_a_request_may_leave_it_out() -> None:
+    async def page(scope: Scope, receive: Receive, send: Send) -> None:
+        leave_out(scope)
+        await hello(scope, receive, send)
+
+    told = Told()
+    sent = await request(RequestTracker(page, told, address_key=KEY))
+    assert (told.logs, cookies(sent), sent[1]["body"]) == ([], [], b"hello")
+    assert len(await request(page)) == 2
+
+
+async def test_a_stream_took_as_long_as_until_it_began() -> None:
+    async def streaming(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(dict(START))
+        began.append(perf_counter())
+        await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        while perf_counter() < began[0] + 0.02:
+            await asyncio.sleep(0)
+        await send({"type": "http.response.body"})
+
+    began: list[float] = []
+    before = perf_counter()
+    assert (await tracked(streaming)).duration_ms <= (began[0] - before) * 1000
+
+
+async def test_who_is_signed_in_is_not_kept_of_a_referer() -> None:
+    for given, kept in (("https://u:p@x.example/a@b?c", "https://x.example/a@b"), ("/a@b", "/a@b"), ("//u@x", "//x")):
+        assert (await tracked(hello, "/", ("referer", given))).referer == kept
 
 
 async def test_a_client_that_leaves_during_the_answer_got_its_status() -> None:

@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -128,7 +129,8 @@ async def _fill(store: EventStore, dsn: str) -> None:
     await connection.execute("set session_replication_role = replica")
     await connection.execute(
         "update eventstore.events"
-        " set recorded_at = now() - interval '90 s' - $1::interval * (1 - position::float8 / $2) ^ 3",
+        " set (recorded_at, created_at) = (select at, at from"
+        "  (select now() - interval '90 s' - $1::interval * (1 - position::float8 / $2) ^ 3) as told(at))",
         SPREAD,
         HISTORY,
     )
@@ -138,7 +140,7 @@ async def _fill(store: EventStore, dsn: str) -> None:
 async def _happen(store: EventStore, facts: list[Fact]) -> None:
     streams: dict[str, list[NewEvent]] = {}
     for fact in facts:
-        streams.setdefault(fact.stream, []).append(fact.event)
+        streams.setdefault(fact.stream, []).append(replace(fact.event, created_at=datetime.now(UTC)))
     await store.append_many([StreamAppend(name, events) for name, events in streams.items()])
 
 
@@ -155,7 +157,7 @@ async def _act(store: EventStore) -> None:
         settle = getattr(store.subscriptions, f"{what}_parked")
         async with recorded(store.database, "grace", "dashboard", what, "billing", {"position": position}):
             await settle("billing", position=position)
-    async with recorded(store.database, "ada", "cli", "rewind", "order-totals", {"to": 0}):
+    async with recorded(store.database, "ada", "cli", "rewind", "order-totals", {"after": 0}):
         await store.subscriptions.rewind("order-totals", 0)
 
 

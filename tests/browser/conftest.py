@@ -52,7 +52,7 @@ async def shop(databases: Any) -> AsyncIterator[Shop]:
         async with EventStore(dsn, settings=QUICK, node_name="one") as store:
             made = Shop(store)
             store.handler("billing", EventType("OrderPlaced", SCRIPT), policy=FailurePolicy(attempts=1))(made.bill)
-            async with store.running(), serving(dashboard(store, allow_actions=True)) as made.url:
+            async with store.running(), serving(dashboard(store, allow_actions=True, open_to_all=True)) as made.url:
                 yield made
 
 

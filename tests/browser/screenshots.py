@@ -62,7 +62,7 @@ async def main(directory: Path) -> None:
     try:
         await asyncio.to_thread(migrate, server.dsn)
         async with busy_shop(server.dsn) as store, browsing(binary) as browser:
-            open_to_all = dashboard(store, allow_actions=True)
+            open_to_all = dashboard(store, allow_actions=True, open_to_all=True)
             closed = dashboard(store, allow_actions=True, tokens={"ada": TOKEN})
             async for order in store.read_all(EventType("OrderPlaced"), limit=1):
                 paths = PAGES | {"event": f"events/{order.position}"}

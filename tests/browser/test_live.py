@@ -32,6 +32,18 @@ async def test_the_overview_follows_the_log_without_a_reload(page: Any, shop: Sh
     assert await page.evaluate("window.loaded") == "once"
 
 
+async def test_what_may_be_old_is_told_to_be_old(page: Any, shop: Shop) -> None:
+    told = '{"error": "DatabaseUnavailable", "message": "away", "since": "2026-01-31T10:00:00Z"}'
+    away = {"content_type": "text/event-stream", "body": f"retry: 100\n\nevent: problem\ndata: {told}\n\n"}
+    await page.route("**/live/**", lambda route: route.fulfill(**away))
+    await page.goto(shop.url)
+    await expect(page.get_by_role("status")).to_contain_text("since 10:00:00 UTC")
+    await expect(page.locator("#live")).to_have_class("old")
+    await page.unroute("**/live/**")
+    await expect(page.get_by_role("status")).to_have_text("Live", use_inner_text=True)
+    await expect(page.locator("#live")).not_to_have_class("old")
+
+
 async def test_updates_can_be_paused(page: Any, shop: Shop) -> None:
     await live(page, shop.url)
     pause = page.get_by_role("button", name="Pause updates")
@@ -81,9 +93,13 @@ async def test_a_rewind_shows_first_what_it_will_do(page: Any, shop: Shop) -> No
 async def test_parked_events_are_replayed_and_discarded(page: Any, shop: Shop) -> None:
     first, second = await shop.park(3), await shop.park(4)
     await live(page, f"{shop.url}/subscriptions/billing")
-    await page.locator(f"#discard-{second} summary").click()
-    await expect(page.locator(f"#discard-{second}")).to_contain_text("never gets this event")
-    await page.locator(f"#discard-{second}").get_by_role("button").click()
+    discard, asked = page.get_by_role("button", name=f"Discard event {second}"), page.locator(f"#discard-{second}")
+    await discard.click()
+    await expect(asked).to_contain_text("never gets this event")
+    await asked.get_by_role("button", name="Cancel").click()
+    await expect(asked).to_be_hidden()
+    await discard.click()
+    await asked.get_by_role("button", name="Discard it").click()
     await expect(page.locator(f"#parked-{second}")).to_have_count(0)
     shop.broken = False
     await page.get_by_role("button", name=f"Replay event {first}").click()

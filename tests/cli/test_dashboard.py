@@ -58,6 +58,15 @@ def test_what_would_not_be_safe_or_cannot_be_is_refused(
     assert "short" not in result.stderr
 
 
+@pytest.mark.parametrize(("mode", "told"), [(0o600, ""), (0o640, "its group can read"), (0o604, "others can read")])
+def test_a_token_file_that_others_can_read_is_warned_of(plain: Run, tmp_path: Path, mode: int, told: str) -> None:
+    file = tmp_path / "TOKENS"
+    file.write_text(f"ada {SECRET}\n")
+    file.chmod(mode)
+    result = plain("dashboard", "--host", "0.0.0.0", "--token-file", str(file))
+    assert ("chmod 600" in result.stderr, told in result.stderr) == (bool(told), True)
+
+
 def test_a_port_that_is_taken_is_told(plain: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         result = plain("dashboard", "--port", str(taken.getsockname()[1]))
@@ -67,7 +76,7 @@ def test_a_port_that_is_taken_is_told(plain: Run) -> None:
 def test_without_its_packages_it_says_how_to_get_them(plain: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eventstore.cli.dashboard.PACKAGES", ("no_such_package",))
     result = plain("dashboard")
-    assert (result.exit_code, "eventstore-postgres[dashboard]" in result.stderr) == (2, True)
+    assert (result.exit_code, ".[dashboard]" in result.stderr) == (2, True)
 
 
 def test_other_commands_do_not_load_the_web_server() -> None:

@@ -47,6 +47,11 @@ def test_rows_are_a_table_with_a_header_on_a_terminal() -> None:
     assert [line.split() for line in text.splitlines()] == [["name", "version"], ["order-1", "12"]]
 
 
+def test_of_a_time_nothing_is_cut_off_however_narrow_the_terminal_is() -> None:
+    text = shown(("at", "who", "what"), {"at": TIME, "who": "ada" * 30, "what": "x" * 90})
+    assert text.splitlines()[1].split()[0] == "2025-01-31T12:00:00Z"
+
+
 def test_markup_in_a_name_is_text() -> None:
     assert "[bold]x[/bold]" in shown(("name",), {"name": "[bold]x[/bold]"})
 

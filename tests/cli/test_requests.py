@@ -34,12 +34,22 @@ def test_alone_it_reports_on_the_last_minutes(cli: Run, insert: Insert) -> None:
     insert(a_log(path="/slow", duration_ms=1234.56, status_code=503), a_log(device_type="mobile"))
     alone, report = (cli("requests", *args).stdout.splitlines() for args in ((), ("report",)))
     assert alone[0].startswith("requests    2, 0.00 a second")
-    assert alone[1:4] == [
+    assert alone[1:5] == [
         "statuses    2xx 1  5xx 1",
+        "errors      1 (5xx)",
         "latency     p50 1.0  p95 1,234.6  p99 1,234.6 ms",
         "devices     mobile 1  unknown 1",
     ]
     assert alone[-2:] == ["GET\t/slow\t1\t1\t1,234.6\t1,234.6", "GET\t/\t1\t0\t1.0\t1.0"] == report[-2:]
+
+
+def test_what_a_terminal_would_obey_is_escaped(cli: Run, insert: Insert) -> None:
+    odd = "\x1b[2J\x9b\u202e"
+    insert(a_log(device_type=odd, path=odd))
+    for args in (("requests",), ("requests", "--json")):
+        assert not set(odd) & set(cli(*args).stdout) - set("[2J")
+    (row,) = rows(cli("requests", "--json"))
+    assert (row["devices"], row["slowest"][0]["path"]) == ({odd: 1}, odd)
 
 
 def test_as_json_it_is_one_object_with_the_series(cli: Run, insert: Insert) -> None:

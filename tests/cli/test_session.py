@@ -45,6 +45,15 @@ def test_the_option_nearest_to_the_command_wins(plain: Run, seen: list[Session],
     assert seen[0].location == ("b", None)
 
 
+@pytest.mark.parametrize("by", ["options", "environment"])
+def test_two_places_are_refused_by_the_names_they_were_given_by(plain: Run, by: str) -> None:
+    given = {"EVENTSTORE_DSN": "a", "EVENTSTORE_DATA_DIR": "b"} if by == "environment" else {}
+    args = () if given else ("--dsn", "a", "--data-dir", "b")
+    result = plain("read", *args, env=given)
+    names = "EVENTSTORE_DSN and EVENTSTORE_DATA_DIR" if given else "--dsn and --data-dir"
+    assert (result.exit_code, names in result.stderr) == (2, True)
+
+
 def test_options_stand_between_a_group_and_its_command(plain: Run, seen: list[Session]) -> None:
     plain("subscription", "--dsn", "b", "show", "x")
     assert seen[0].dsn == "b"

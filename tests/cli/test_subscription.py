@@ -21,7 +21,7 @@ from eventstore.cli.subscription import changing
 from eventstore.cli.subscription.changing import _show_progress
 from eventstore.cli.subscription.showing import _glob, _owners, row_of, status_of
 from eventstore.cli.subscription.watching import _line, _rows, _Shared, _Watched
-from eventstore.subscriptions.model import Partition, Subscription
+from eventstore.subscriptions.model import Lag, Partition, Subscription
 from tests.cli.conftest import Run, Spawn, failure, interrupted, line_with, rows
 from tests.cli.test_output import Terminal
 from tests.subscriptions.test_run import running
@@ -78,7 +78,9 @@ def test_creating_the_same_again_is_fine_and_says_the_size_it_has(cli: Run) -> N
 @pytest.mark.parametrize("args", [("--type", "Other"), ("--attempts", "2"), ("--sink", "stdout")], ids=" ".join)
 def test_another_definition_under_the_name_is_a_conflict(cli: Run, args: tuple[str, ...]) -> None:
     cli(*CREATE)
-    assert failure(cli(*CREATE, *args, "--json")) == (5, "SubscriptionExists")
+    result = cli(*CREATE, *args, "--json")
+    assert failure(result) == (5, "SubscriptionExists")
+    assert ("eventstore subscription update" in result.stderr) is ("--type" not in args)
 
 
 @pytest.mark.parametrize(("after", "start"), [("current", 2), ("1", 1), ("2020-01-01", 0)])
@@ -162,7 +164,7 @@ def test_an_unknown_subscription_is_not_found(cli: Run, command: tuple[str, ...]
 
 def stored(state: str = "active", *, halted: int = 0, owners: tuple[str | None, ...] = (None,), **fields: Any) -> Any:
     partitions = [
-        Partition(n, 5, 1, owner, None, "idle", {"error": "E", "message": "m"} if n < halted else None)
+        Partition(n, 5, 1, owner, owner and NOW, "idle", {"error": "E", "message": "m"} if n < halted else None)
         for n, owner in enumerate(owners)
     ]
     return Subscription(1, "k", "s", All(), len(partitions), 0, state, {}, NOW, 0, partitions, **fields)
@@ -171,16 +173,24 @@ def stored(state: str = "active", *, halted: int = 0, owners: tuple[str | None, 
 @pytest.mark.parametrize(
     ("subscription", "status"),
     [
-        (stored(), "active"),
+        (stored(owners=("a",)), "active"),
+        (stored(owners=("a", None)), "unowned"),
         (stored("paused"), "paused"),
         (stored(halted=1, owners=("a", "b", None)), "halted 1 of 3"),
-        (stored(resize_to=8), "resizing to 8"),
+        (stored(owners=("a",), resize_to=8), "resizing to 8"),
         (stored("paused", halted=1, resize_to=8), "paused, halted 1 of 1, resizing to 8"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_the_status_says_what_is_the_matter(subscription: Subscription, status: str) -> None:
     assert status_of(subscription) == status
+
+
+def test_a_lease_that_ran_out_is_nobody_s_and_what_is_late_is_behind() -> None:
+    late, well = (Lag("s", 9, 4, seconds, []) for seconds in (61.0, 1.0))
+    ran_out, runs = NOW, NOW - timedelta(seconds=1)
+    assert status_of(stored(owners=("a",)), late, ran_out) == "unowned"
+    assert [status_of(stored(owners=("a",)), lag, runs) for lag in (late, well)] == ["behind", "active"]
 
 
 def test_owners_are_named_once_and_a_few_of_many_in_the_table() -> None:
@@ -213,7 +223,7 @@ def test_the_list_says_how_far_behind_each_is(cli: Run, append: Callable[..., No
     x, y = rows(cli("subscription", "list", "--json"))
     assert (x["behind"], x["seconds"] > 0, x["head"]) == (2, True, 2)
     assert (y["behind"], y["seconds"], y["settled"]) == (0, 0, 2)
-    assert cli("subscription", "list").stdout.splitlines()[1] == "y\tactive\t1\t2\t0\t0.0\t"
+    assert cli("subscription", "list").stdout.splitlines()[1] == "y\tunowned\t1\t2\t0\t0.0\t"
 
 
 def test_show_as_text_has_facts_and_partitions(cli: Run) -> None:
@@ -247,7 +257,7 @@ def test_a_halted_partition_is_shown_with_its_error_and_on_request_its_traceback
 @pytest.mark.usefixtures("halted")
 def test_resume_lets_halted_partitions_go_on(cli: Run) -> None:
     assert rows(cli("subscription", "resume", "billing", "--json")) == [{"name": "billing", "resumed": True}]
-    assert rows(cli("subscription", "list", "--json"))[0]["status"] == "active"
+    assert rows(cli("subscription", "list", "--json"))[0]["status"] == "unowned"
     assert cli("subscription", "resume", "billing").stdout == "subscription billing has nothing to resume\n"
 
 
@@ -300,7 +310,7 @@ def test_a_resize_that_nobody_makes_room_for_names_who_does_not(cli: Run, execut
     result = cli("subscription", "resize", "billing", "4", "--timeout", "0.1", "--json")
     assert failure(result) == (3, "TimeoutError")
     assert "given back, by frozen" in result.stderr
-    assert rows(cli("subscription", "list", "--json"))[0]["status"] == "resizing to 4"
+    assert rows(cli("subscription", "list", "--json"))[0]["status"] == "unowned, resizing to 4"
 
 
 @pytest.mark.parametrize(("screen", "drawn"), [(Terminal(), True), (io.StringIO(), False)], ids=["terminal", "file"])

@@ -82,6 +82,16 @@ def test_who_holds_the_horizon_stands_beside_it() -> None:
     assert "12 positions held back by pid 7" in unseen
 
 
+def test_a_long_place_is_cut_rather_than_the_time() -> None:
+    (line, *_) = drawn(EMPTY, 40, place="eventstore in db.internal.example:5432/shop")
+    assert line == "eventstore in db.…  2026-01-02 03:04:05Z"
+
+
+def test_errors_that_are_alike_say_how_many() -> None:
+    alike = replace(full(count=1), failures=[Failure(NOW, "parked", "s", 0, 7, "ValueError", "no", 12)])
+    assert "parked position 7 and 11 more" in "\n".join(drawn(alike))
+
+
 def test_a_rate_that_is_a_lower_bound_says_so() -> None:
     assert drawn(replace(EMPTY, log=replace(HEAD, at_least=True)))[1] == "events/s      at least 25.0"
     assert drawn(replace(EMPTY, log=replace(HEAD, per_second=None)))[1] == "events/s      -"
@@ -109,8 +119,14 @@ def test_a_sparkline_rises_to_its_highest_value() -> None:
 def test_once_prints_one_look_with_its_rate(cli: Run, append: Callable[..., None]) -> None:
     append("s", NewEvent(type="A"))
     lines = cli("top", "--once", "--interval", "0.1").stdout.splitlines()
-    assert "postgresql://" in lines[0]
+    assert "://" not in lines[0]
+    assert lines[0].startswith("eventstore in ")
     assert lines[1:3] == ["events/s      0.0  ▁▁", "horizon       1  nothing holds it"]
+
+
+@pytest.mark.parametrize("interval", ["nan", "0", "inf"])
+def test_an_interval_is_a_number(plain: Run, interval: str) -> None:
+    assert plain("top", "--interval", interval).exit_code == 2
 
 
 def test_where_there_is_no_terminal_it_is_printed_once(cli: Run) -> None:
@@ -164,12 +180,12 @@ def test_a_database_that_is_not_there_is_an_error(plain: Run) -> None:
 class Terminal:
     """`top` on a terminal of its own, of 80 columns and 24 lines."""
 
-    def __init__(self, spawn: Spawn) -> None:
+    def __init__(self, spawn: Spawn, term: str = "xterm") -> None:
         self._ours, theirs = pty.openpty()
         termios.tcsetwinsize(theirs, (24, 80))
         self.before = termios.tcgetattr(theirs)
         self._theirs = theirs
-        self.process = spawn("top", "--interval", "0.1", stdin=theirs, stdout=theirs, env={"TERM": "xterm"})
+        self.process = spawn("top", "--interval", "0.1", stdin=theirs, stdout=theirs, env={"TERM": term})
 
     def wait_for(self, text: str) -> str:
         seen = ""
@@ -213,6 +229,13 @@ def test_on_a_terminal_ctrl_c_ends_it_as_other_live_commands(spawn: Spawn) -> No
     terminal.process.send_signal(signal.SIGINT)
     assert terminal.ended() == 130
     assert terminal.restored()
+    terminal.close()
+
+
+def test_on_a_terminal_that_cannot_be_drawn_on_it_is_printed_once(spawn: Spawn) -> None:
+    terminal = Terminal(spawn, "dumb")
+    terminal.wait_for("nothing holds it")
+    assert terminal.ended() == 0
     terminal.close()
 
 

@@ -148,7 +148,7 @@ async def watch(app: Any, path: str, query: str = "", **headers: str) -> AsyncIt
 @pytest.fixture
 def app(store: EventStore) -> Starlette:
     """A dashboard that allows actions."""
-    return dashboard(store, allow_actions=True, interval=0.05)
+    return dashboard(store, allow_actions=True, open_to_all=True, interval=0.05)
 
 
 @pytest.fixture

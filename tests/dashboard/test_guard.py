@@ -8,10 +8,12 @@ from typing import Any
 import httpx
 import pytest
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 
 from eventstore import EventStore
 from eventstore.dashboard import Token, dashboard
 from eventstore.dashboard.security import HEADERS
+from eventstore.errors import ConfigurationError
 from tests.dashboard.conftest import ORIGIN, READER, SCRAPER, SECRET, browser, csrf_of, own_csrf, signed_in
 
 CANARY = "correct-horse-battery-canary"
@@ -188,7 +190,7 @@ async def test_a_link_from_another_site_is_loaded_again_with_the_cookie(nobody: 
 @pytest.mark.parametrize("path", [*PAGES, *LIVE, *ACTIONS, *OPEN])
 async def test_a_rebound_name_gets_nothing(path: str) -> None:
     host = "localhost.evil.example:4000"
-    async with browser(closed(allow_actions=True)) as client:
+    async with browser(closed(allow_actions=True, open_to_all=True)) as client:
         for method in ("GET", "HEAD", "POST", "OPTIONS", "PUT"):
             answer = await client.request(method, path, headers={"host": host, "origin": f"http://{host}"})
             assert answer.status_code == 421
@@ -235,7 +237,7 @@ async def test_a_form_without_its_token_does_nothing(guarded: Starlette, path: s
 
 
 async def test_without_tokens_forms_belong_to_the_browser_all_the_same() -> None:
-    async with browser(closed(allow_actions=True)) as client:
+    async with browser(closed(allow_actions=True, open_to_all=True)) as client:
         assert (await client.post("/actions/pause", data={"name": "a"})).status_code == 403
 
 
@@ -267,12 +269,154 @@ async def test_the_application_says_who_it_is() -> None:
             )
 
 
+@pytest.mark.parametrize("found", ["", "  ", False, True, 0, 1, b"ada", ["ada"], object()])
+@pytest.mark.parametrize("later", [False, True])
+async def test_what_identify_returns_beside_a_name_lets_nobody_in(
+    found: Any, later: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def later_on(_request: Any) -> Any:
+        return found
+
+    async with browser(closed(allow_actions=True, identify=later_on if later else lambda _: found)) as client:
+        assert [(await client.get(path)).status_code for path in ("/", "/events")] == [401, 401]
+    assert caplog.text.count("identify has to return a name") == 1
+
+
+async def test_identify_may_be_a_coroutine_function() -> None:
+    async def signed_in_as(request: Any) -> str | None:
+        return request.headers.get("x-user")  # type: ignore[no-any-return]
+
+    async with browser(closed(allow_actions=True, identify=signed_in_as)) as client:
+        assert (await client.get("/")).status_code == 401
+        assert (await client.get("/", headers={"x-user": "ada"})).status_code == 503
+
+
+async def test_identify_may_refuse_as_the_application_does() -> None:
+    def refuses(_request: Any) -> str | None:
+        raise HTTPException(307, "sign in", {"location": "/sign-in"})
+
+    async with browser(closed(identify=refuses)) as client:
+        answer = await client.get("/events")
+        assert (answer.status_code, answer.headers["location"]) == (307, "/sign-in")
+
+
+async def test_an_unknown_token_is_told_from_none(nobody: httpx.AsyncClient) -> None:
+    answer = await nobody.get("/", headers={"authorization": f"Bearer {SECRET}x", "accept": "*/*"})
+    assert (answer.status_code, answer.json()["message"]) == (401, "this token is not known")
+    assert "not known" not in (await nobody.get("/", headers={"accept": "application/json"})).text
+
+
+async def test_programs_with_a_token_get_json_unless_they_ask_for_pages(nobody: httpx.AsyncClient) -> None:
+    for accept, kind in (("*/*", "application/json"), ("text/html", "text/html; charset=utf-8")):
+        headers = {"authorization": f"Bearer {SECRET}", "accept": accept}
+        assert (await nobody.get("/", headers=headers)).headers["content-type"] == kind
+
+
+async def test_a_sign_in_that_a_proxy_asks_for_is_not_ours(guarded: Starlette) -> None:
+    client = await signed_in(guarded)
+    for header in ("Basic dXNlcjpwdw==", "Bearer of-the-proxy"):
+        statuses = {(await client.get("/", headers={"authorization": header})).status_code for _ in range(11)}
+        assert statuses == {503}
+    async with browser(guarded) as other:
+        answers = [await other.get("/", headers={"authorization": "Basic eDp5"}) for _ in range(11)]
+        assert {answer.status_code for answer in answers} == {401}
+        assert (await other.get("/", headers={"authorization": f"Bearer {SECRET}"})).status_code == 503
+
+
+async def test_who_was_right_before_goes_on_while_a_neighbour_guesses(guarded: Starlette) -> None:
+    right, guess = ({"authorization": f"Bearer {secret}"} for secret in (SCRAPER, "guess"))
+    async with browser(guarded) as client:
+        assert (await client.get("/metrics", headers=right)).status_code == 503
+        assert [(await client.get("/", headers=guess)).status_code for _ in range(12)] == [401] * 10 + [429] * 2
+        assert (await client.get("/metrics", headers=right)).status_code == 503
+        assert (await client.get("/", headers={"authorization": f"Bearer {SECRET}"})).status_code == 429
+        for _ in range(200):
+            await client.get("/metrics", headers=guess)
+        assert (await client.get("/metrics", headers=right)).status_code == 429
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://", "://", "http://[::1", "x"])
+async def test_an_origin_that_is_none_is_another_one(origin: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with browser(closed(allow_actions=True, open_to_all=True)) as client:
+        assert (await client.post("/actions/pause", headers={"origin": origin})).status_code == 403
+    assert "Traceback" not in caplog.text
+
+
+async def test_signing_in_leads_back_to_a_long_search(nobody: httpx.AsyncClient) -> None:
+    following = "/events?stream=" + "x" * 5000
+    form = {"csrf": csrf_of((await nobody.get("/login")).text), "token": SECRET, "next": following}
+    assert (await nobody.post("/login", data=form)).headers["location"] == following
+
+
+async def test_what_a_page_does_not_take_is_told_in_words(nobody: httpx.AsyncClient) -> None:
+    async with browser(closed()) as client:
+        answer = await client.post("/events", headers={"accept": "application/json"})
+    assert (answer.status_code, answer.json()["error"]) == (405, "MethodNotAllowed")
+    assert "GET" in answer.json()["message"]
+    assert "POST" in answer.json()["message"]
+
+
+# -- nobody asked who it is
+
+
+async def test_without_a_sign_in_this_machine_alone_is_let_in() -> None:
+    for options, peer, status in (
+        ({}, "127.0.0.1", 503),
+        ({}, "::1", 503),
+        ({}, "192.0.2.2", 403),
+        ({}, None, 403),
+        ({"open_to_all": True}, "192.0.2.2", 503),
+        ({"identify": lambda _: "ada"}, "192.0.2.2", 503),
+    ):
+        for path in ("/", "/live/", "/metrics"):
+            assert await status_for(closed(**options), path, peer) == status, (options, peer, path)
+
+
+async def status_for(app: Starlette, path: str, peer: str | None) -> int:
+    """The status of an answer to somebody at the address *peer*; None: the server does not know it."""
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"",
+             "root_path": "", "headers": [(b"host", b"localhost")], "scheme": "http", "server": ("127.0.0.1", 80),
+             "client": peer and (peer, 1), "http_version": "1.1", "asgi": {"version": "3.0"}}  # fmt: skip
+    await app(scope, receive, send)
+    return int(sent[0]["status"])
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"allow_actions": True}, "open_to_all"),
+        ({"interval": 0}, "interval"),
+        ({"interval": -1}, "interval"),
+        ({"interval": float("nan")}, "interval"),
+        ({"identify": "eve"}, "identify"),
+        ({"hosts": "shop.example"}, "list of names"),
+        ({"hosts": ["http://shop.example"]}, "http://shop.example"),
+        ({"hosts": ["*"]}, "not '\\*'"),
+        ({"hosts": [""]}, "not ''"),
+        ({"hosts": ["fe80::1"]}, "fe80::1"),
+        ({"hosts": [b"shop.example"]}, "hosts"),
+    ],
+)
+def test_what_would_let_in_too_many_or_nobody_is_refused_at_once(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        closed(**options)
+    closed(hosts=["shop.example", "shop.example:8443", "[fe80::1]:4000", "[fe80::1]"])
+
+
 # -- every answer
 
 
 @pytest.mark.parametrize("path", [*PAGES, *LIVE[:1], *OPEN, "/static/nothing"])
 async def test_every_answer_tells_browsers_to_be_strict_and_nothing_of_the_database(path: str) -> None:
-    async with browser(closed(allow_actions=True)) as client:
+    async with browser(closed(allow_actions=True, open_to_all=True)) as client:
         for method in ("GET", "HEAD", "OPTIONS", "POST", "DELETE"):
             answer = await client.request(method, path)
             assert {name: answer.headers.get(name) for name in HEADERS} == HEADERS

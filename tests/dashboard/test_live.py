@@ -4,7 +4,9 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from itertools import pairwise
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 from starlette.applications import Starlette
@@ -13,8 +15,9 @@ from eventstore import EventStore, EventType, NewEvent
 from eventstore.dashboard import dashboard
 from eventstore.dashboard.live import HEARTBEAT, LASTS, EventStream, event
 from eventstore.dashboard.refusals import Refused
+from eventstore.dashboard.routes import resolve
 from eventstore.dashboard.sampler import HISTORY, Sampler, Subject
-from eventstore.service import Clock
+from eventstore.service import Clock, LoopClock
 from tests.dashboard.conftest import Stream, watch
 
 
@@ -22,11 +25,15 @@ class Hands:
     """A clock that stands still until a test turns it."""
 
     def __init__(self) -> None:
-        self._time = 1_000.0
+        self._time, self.back = 1_000.0, 0.0
         self._turned = asyncio.Event()
 
     def time(self) -> float:
         return self._time
+
+    def now(self) -> float:
+        """What a clock on the wall says, which may be set back."""
+        return self._time - self.back
 
     async def sleep(self, seconds: float) -> None:
         until = self._time + seconds
@@ -81,7 +88,7 @@ def hands() -> Hands:
 
 @pytest.fixture
 async def sampler(hands: Hands) -> AsyncIterator[Sampler]:
-    made = Sampler(clock=hands, now=hands.time)
+    made = Sampler(clock=hands, now=hands.now)
     yield made
     await made.close()
 
@@ -176,8 +183,27 @@ async def test_a_look_is_told_the_last_one_for_rates(sampler: Sampler, hands: Ha
         await looked(sampler, hands)
     assert page.befores == [None, "first"]
     assert sampler.latest("page") == "first"
-    await hands.turn(61)
+    await hands.turn(121)
     assert sampler.latest("page") is None
+
+
+async def test_beside_those_who_watch_a_program_gets_what_they_see(sampler: Sampler, hands: Hands) -> None:
+    page = Page()
+    with sampler.watching(page.subject, "key", page.render):
+        await sampler.moments.next("looked")
+        await hands.turn(0.9)
+        assert sampler.fresh("page") == "first"
+        page.error = TimeoutError()
+        await looked(sampler, hands, 0.1)
+        assert sampler.fresh("page") is None
+    assert sampler.fresh("page") is None
+
+
+async def test_what_a_program_saw_is_compared_with_unless_it_was_a_moment_ago(sampler: Sampler, hands: Hands) -> None:
+    for pause, data in ((0, "first"), (0.5, "second"), (1, "third")):
+        await hands.turn(pause)
+        sampler.remember("page", data)
+        assert sampler.latest("page") == ("third" if data == "third" else "first")
 
 
 async def test_charts_go_back_a_quarter_of_an_hour_with_a_gap_where_nobody_looked(
@@ -196,6 +222,16 @@ async def test_charts_go_back_a_quarter_of_an_hour_with_a_gap_where_nobody_looke
         (1000, 5.0),
     ]
     assert HISTORY == 900
+
+
+async def test_charts_go_on_after_the_clock_was_set_back(sampler: Sampler, hands: Hands) -> None:
+    page = Page()
+    with sampler.watching(page.subject, "key", page.render) as viewer:
+        await sampler.moments.next("looked")
+        assert len(viewer.points()[1]) == 1
+        hands.back = 100
+        await looked(sampler, hands)
+        assert [(first, [time for time, _ in points]) for first, points in [viewer.points()]] == [(True, [901])]
 
 
 async def test_what_was_seen_long_ago_is_not_shown_as_if_it_were_new(sampler: Sampler, hands: Hands) -> None:
@@ -223,11 +259,57 @@ async def test_a_failed_look_is_told_once_and_the_page_comes_again(sampler: Samp
         assert (viewer.problem(), viewer.part()) == (None, "<p>first</p>")
 
 
+async def test_after_a_look_that_timed_out_the_next_one_comes_soon(sampler: Sampler, hands: Hands) -> None:
+    began: list[float] = []
+
+    async def hangs(_before: Any) -> str:
+        began.append(hands.time() - 1_000)
+        await hands.sleep(10)
+        raise TimeoutError
+
+    with sampler.watching(Subject("page", hangs), "key", str):
+        for _ in range(180):
+            await hands.turn(1)
+    # And never less often than a look that takes so long: after four times as long.
+    assert [round(then - before) for before, then in pairwise(began)] == [15, 20, 30, 50, 50]
+
+
+async def test_a_problem_says_since_when(sampler: Sampler, hands: Hands) -> None:
+    page = Page()
+    page.error = ConnectionRefusedError()
+    async with watch(stream_of(sampler, page, hands), "/live") as stream:
+        await stream.until(lambda stream: "problem" in stream.came)
+        await looked(sampler, hands)
+        page.error = TimeoutError()
+        await looked(sampler, hands)
+        await stream.until(lambda stream: len(stream.came["problem"]) == 2)
+    refused, late = map(json.loads, stream.came["problem"])
+    assert refused["message"] == "the database cannot be reached; trying again"
+    assert "in time" in late["message"]
+    assert refused["since"] == late["since"] == "1970-01-01T00:16:40.000000Z"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [("search=a&status=paused", "status=paused&search=a", True),
+     ("status=paused&status=unowned", "status=unowned&status=paused", False)],
+)  # fmt: skip
+def test_watching_the_same_is_asking_the_same_in_any_order(one: str, other: str, same: bool) -> None:
+    keys = [resolve("subscriptions", parse_qsl(query)).key for query in (one, other)]
+    assert (keys[0] == keys[1]) is same
+
+
 async def test_there_are_not_too_many_viewers_or_pages(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eventstore.dashboard.sampler.MAX_VIEWERS", 2)
     page = Page()
     with AsyncExitStackOf(sampler, page, 2), pytest.raises(Refused, match="TooManyViewers"):
         sampler.watching(page.subject, "key", page.render).__enter__()
+    with AsyncExitStackOf(sampler, page, 2):
+        async with watch(stream_of(sampler, page, LoopClock()), "/live") as stream:
+            await stream.until(lambda stream: not stream.open)
+        # A browser that is refused by a status would not come again, but load the page again and again.
+        assert (stream.status, stream.came["other"]) == (200, ["retry: 30000"])
+        assert json.loads(stream.came["problem"][0])["error"] == "TooManyViewers"
     monkeypatch.setattr("eventstore.dashboard.sampler.MAX_WATCHED", 1)
     with sampler.watching(page.subject, "key", page.render), pytest.raises(Refused, match="TooManyViewers"):
         sampler.watching(Subject("other", page.read), "key", page.render).__enter__()

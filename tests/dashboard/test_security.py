@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from eventstore.dashboard.addresses import Addresses, local_path
+from eventstore.dashboard.addresses import Addresses, local_path, root_of
 from eventstore.dashboard.security import (
     Token,
     Tokens,
@@ -251,10 +251,20 @@ def test_a_customer_has_one_ipv6_network_and_memory_is_bounded() -> None:
         ("a/", "/ops/subscription?name=a%2F"),
         ("/a", "/ops/subscription?name=%2Fa"),
         ("a\\b", "/ops/subscription?name=a%5Cb"),
+        ("a\nb", "/ops/subscription?name=a%0Ab"),
     ],
 )
 def test_every_name_has_an_address(name: str, url: str) -> None:
     assert Addresses("/ops").url("subscriptions", name) == url
+
+
+@pytest.mark.parametrize(
+    ("given", "root"),
+    [("", ""), ("/", ""), ("/ops/", "/ops"), ("/a; Domain=x\r\nX: y", "/a%3B%20Domain%3Dx%0D%0AX%3A%20y"),
+     ("/运", "/%E8%BF%90"), ("//evil.example", "/evil.example"), ("/a%20b", "/a%20b")],
+)  # fmt: skip
+def test_where_it_is_mounted_is_written_as_in_urls(given: str, root: str) -> None:
+    assert root_of({"root_path": given}) == root
 
 
 @pytest.mark.parametrize("text", ["/ops", "/ops/", "/ops/events?type=a", "/ops/streams/a%20b"])

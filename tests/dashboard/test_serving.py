@@ -63,6 +63,33 @@ async def test_below_a_path_links_and_pages_agree(app: Starlette) -> None:
         assert 'href="/events/subscriptions"' in page.text
 
 
+async def test_the_address_it_prints_answers_with_a_proxy_that_takes_the_path_away_and_without(app: Starlette) -> None:
+    async with served(app, root_path="/ops") as (url, _), httpx.AsyncClient() as client:
+        for address in (url, url[:-1], url.replace("/ops/", "/"), f"{url}subscriptions", f"{url}static/app.js"):
+            assert (await client.get(address)).status_code == 200, address
+
+
+async def test_a_form_that_comes_slowly_does_not_end_in_a_traceback(
+    app: Starlette, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served(app) as (url, task):
+        port = int(url.rsplit(":", 1)[1].rstrip("/"))
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = f"POST /actions/pause HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\nContent-Type: {FORM}"
+        writer.write(f"{head}\r\n\r\na=".encode())
+        await writer.drain()
+        while not (tasks := [one for one in asyncio.all_tasks() if "RequestResponseCycle" in repr(one.get_coro())]):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait((task, *tasks), timeout=10)
+        writer.close()
+    assert "Traceback" not in caplog.text
+    assert "Exception in ASGI" not in caplog.text
+
+
+FORM = "application/x-www-form-urlencoded"
+
+
 async def test_inside_of_another_application_it_does_not_hold_up_the_end_of_the_server(store: EventStore) -> None:
     host = Starlette(routes=[Mount("/ops", dashboard(store))])
     with bind("127.0.0.1", 0) as listening:

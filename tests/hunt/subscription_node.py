@@ -43,6 +43,7 @@ class Plan:
     failing: tuple[str, ...] = ()
     mended: str = ""
     policy: dict[str, Any] = field(default_factory=dict)
+    listen_dsn: str | None = None
 
     def json(self) -> str:
         return json.dumps(asdict(self))
@@ -57,6 +58,7 @@ class Plan:
             claim_interval=0.1,
             settle_interval=self.settle,
             drain_grace=10.0,
+            listen_dsn=self.listen_dsn,
         )
 
 

@@ -21,6 +21,8 @@ from eventstore.errors import ConfigurationError, DatabaseUnavailable
 from eventstore.metrics import app, collector, exposition, looking
 from eventstore.metrics.families import FAMILIES
 from eventstore.metrics.looking import looks_of
+from eventstore.reports.overview import read_overview
+from eventstore.reports.subscriptions import list_subscriptions
 from tests.conftest import QUICK
 from tests.metrics.scraping import Scrape, scrape
 
@@ -183,8 +185,18 @@ async def test_those_in_trouble_and_furthest_behind_come_first_and_the_rest_is_t
     assert found["eventstore_subscription_lag_positions", {"subscription": "late-0"}] == 2
     assert found["eventstore_subscription_lag_seconds", {"subscription": "late-0"}] > 0
     assert found["eventstore_subscriptions", {"state": "active"}] == 12
-    states = {state: found["eventstore_partitions", {"state": state}] for state in ("halted", "paused", "unhandled")}
-    assert states == {"halted": 1, "paused": 1, "unhandled": 11}
+    states = {state: found["eventstore_partitions", {"state": state}] for state in ("halted", "paused", "unowned")}
+    assert (states, found["eventstore_unhandled_partitions"]) == ({"halted": 1, "paused": 1, "unowned": 11}, 11)
+
+
+async def test_what_is_unowned_is_so_by_every_name_it_is_shown_under(store: EventStore) -> None:
+    await with_subscriptions(store)
+    found, overview = await scrape(store), await read_overview(store.database)
+    assert found["eventstore_partitions", {"state": "unowned"}] == overview.subscriptions["unowned"] == 12
+    (shown,) = (await list_subscriptions(store.database, search="head-3")).rows
+    of = {"subscription": "head-3"}
+    assert found["eventstore_subscription_troubled_partitions", {**of, "state": "unowned"}] == shown.unowned == 1
+    assert found["eventstore_subscription_unhandled_partitions", of] == found["eventstore_unhandled_partitions"] / 12
 
 
 async def test_subscriptions_at_the_head_can_be_left_out(store: EventStore) -> None:
@@ -269,4 +281,4 @@ def test_without_prometheus_client_the_error_names_the_extra() -> None:
         "except eventstore.errors.ConfigurationError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "eventstore-postgres[metrics]" in done.stdout
+    assert ".[metrics]" in done.stdout

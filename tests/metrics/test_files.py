@@ -14,7 +14,7 @@ from eventstore.metrics.families import FAMILIES
 DOCS = Path(__file__).parent.parent.parent / "docs"
 ROW = re.compile(r"^\| `(eventstore_\w+)` \| (\w+) \| (.*?) \| (.+) \|$", re.MULTILINE)
 EXPRESSION = re.compile(r"^        expr: (.+)$", re.MULTILINE)
-OF_PROMETHEUS = {"schema", "instance", "le", "quantile"}
+OF_PROMETHEUS = {"job", "schema", "instance", "le", "quantile"}
 
 NAME = re.compile(r"\beventstore_\w+")
 MATCHERS = re.compile(r"(\beventstore_\w+)\{([^}]*)\}")
@@ -73,6 +73,23 @@ def test_every_alert_says_how_bad_it_is_and_what_to_do() -> None:
         assert all(f"          {key}: " in alert for key in ("summary", "description"))
 
 
+def test_databases_with_the_same_schema_do_not_hide_each_other() -> None:
+    grouped = [one for rule in rules() for one in re.findall(r"\b(?:by|on) \(([^)]+)\)", rule)]
+    assert len(grouped) > 10
+    assert [one for one in grouped if "job" not in one.split(", ")] == []
+    board = json.loads((DOCS / "grafana.json").read_text())
+    asked = [target["expr"] for panel in panels() for target in panel["targets"]]
+    asked += [one["definition"] for one in board["templating"]["list"] if one["name"] not in ("datasource", "job")]
+    matchers = [found for one in asked for _, found in MATCHERS.findall(one)]
+    assert len(matchers) >= len(asked)
+    assert [one for one in matchers if 'job="$job"' not in one] == []
+
+
+def test_an_alert_fires_when_nothing_is_left_to_tell() -> None:
+    (silent,) = [rule for rule in rules() if "absent(eventstore_up)" in rule]
+    assert "unless group by (job, schema) (eventstore_up)" in silent
+
+
 def test_panels_of_the_dashboard_ask_for_what_exists() -> None:
     expressions = [target["expr"] for panel in panels() for target in panel["targets"]]
     assert len(expressions) > 30
@@ -82,8 +99,8 @@ def test_panels_of_the_dashboard_ask_for_what_exists() -> None:
 def test_the_dashboard_can_be_imported_anywhere() -> None:
     board = json.loads((DOCS / "grafana.json").read_text())
     variables = {one["name"]: one for one in board["templating"]["list"]}
-    assert list(variables) == ["datasource", "schema", "node", "subscription"]
-    assert [wrong(one.get("definition", "")) for one in variables.values()] == [[]] * 4
+    assert list(variables) == ["datasource", "job", "schema", "node", "subscription"]
+    assert [wrong(one.get("definition", "")) for one in variables.values()] == [[]] * 5
     assert {json.dumps(panel["datasource"]) for panel in panels()} == {'{"type": "prometheus", "uid": "${datasource}"}'}
     assert len({one["id"] for one in board["panels"]}) == len(board["panels"])
     assert all(one["gridPos"]["x"] + one["gridPos"]["w"] <= 24 for one in board["panels"])

@@ -142,11 +142,26 @@ async def test_parked_events_are_counted_and_the_latest_failures_told(
     await halt(sql, "c", "x" * 1000)
     seen = await states(store)
     assert (seen.parked, seen.parked_subscriptions) == (3, 2)
-    assert [(one.kind, one.subscription, one.partition, one.position) for one in seen.failures] == [
-        ("halted", "c", 0, None), ("halted", "c", 1, None), ("parked", "a", 1, 2), ("parked", "b", 1, 1),
-        ("parked", "a", 1, 1),
+    assert [(one.kind, one.subscription, one.partition, one.position, one.count) for one in seen.failures] == [
+        ("halted", "c", 0, None, 2), ("parked", "a", 1, 2, 2), ("parked", "b", 1, 1, 1)
     ]  # fmt: skip
-    assert [(one.error, one.message) for one in seen.failures[1:3]] == [("ValueError", "x" * 500), ("KeyError", "gone")]
+    assert [(one.error, one.message) for one in seen.failures[:2]] == [("ValueError", "x" * 500), ("KeyError", "gone")]
+
+
+@pytest.mark.usefixtures("events")
+async def test_one_that_fails_all_the_time_hides_no_other_failure(store: EventStore, sql: asyncpg.Connection) -> None:
+    for name in ("halted", "loud", "quiet"):
+        await store.subscribe(name, All(), pool_size=2)
+    await halt(sql, "halted")
+    await sql.execute("update eventstore.checkpoints set halted = halted || '{\"position\": 7}' where partition = 1")
+    await park(sql, "quiet", 1, ago=100)
+    for position in range(1, 11):
+        await park(sql, "loud", position)
+    await sql.execute("update eventstore.parked set error = 'Other' where position = 3")
+    found = [(one.subscription, one.position, one.error, one.count) for one in (await states(store)).failures]
+    assert sorted(found, key=str) == sorted(
+        [("halted", None, "ValueError", 2), ("loud", 10, "KeyError", 9), ("loud", 3, "Other", 1),
+         ("quiet", 1, "KeyError", 1)], key=str)  # fmt: skip
 
 
 @pytest.mark.usefixtures("events", "nodes")

@@ -197,6 +197,14 @@ async def test_a_timeline_has_the_newest_events_in_order(store: EventStore) -> N
     assert (line.types, line.more, line.stream.version) == ({"T1": 2, "T0": 1}, True, 4)
 
 
+async def test_a_timeline_knows_when_what_was_imported_happened(store: EventStore) -> None:
+    then = datetime(2019, 1, 31, tzinfo=UTC)
+    await store.append("old", [NewEvent("Opened", {}, created_at=then)])
+    line = await read_timeline(store.database, "old")
+    assert line is not None
+    assert (line.points[0].created_at, line.points[0].recorded_at > then) == (then, True)
+
+
 @pytest.mark.usefixtures("events")
 async def test_a_timeline_shows_what_readers_of_the_stream_see(store: EventStore) -> None:
     await store.set_stream_metadata("order-0", StreamMetadata(truncate_before=3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from eventstore.cli.session import Session, shared_options
 from eventstore.cli.values import COUNT, NAME
 
 if TYPE_CHECKING:
+    from eventstore.store import EventStore
     from eventstore.subscriptions.model import Lag, PartitionLag, Subscription
 
 __all__ = ["list_", "row_of", "show", "status_of"]
@@ -39,7 +41,8 @@ def list_(session: Session, match: str | None, limit: int | None) -> None:
     """List subscriptions by name, with how far they are behind.
 
     Columns: name, status, partitions, position settled by all of them, how many positions they are behind, for how many
-    seconds, and the nodes that run them. status is active, paused, halted (so many of its partitions), resizing.
+    seconds, and the nodes that run them. status is paused, halted (so many of its partitions), unowned (one has no live
+    node), behind (by more than a minute) or active; and resizing.
 
     \b
     Examples:
@@ -47,26 +50,35 @@ def list_(session: Session, match: str | None, limit: int | None) -> None:
       eventstore subscription list --match 'bill*' --json
     """
     with Rows(session.json, COLUMNS) as rows:
-        for subscription, lag in islice(session.run(_list(session, match)), limit):
-            row = _summary(subscription, lag)
+        for subscription, lag, now in islice(session.run(_list(session, match)), limit):
+            row = _summary(subscription, lag, now)
             rows.add(row if session.json else row | {"owners": _owners(row["owners"])})
 
 
-async def _list(session: Session, match: str | None) -> Iterator[tuple[Subscription, Lag | None]]:
+async def _list(session: Session, match: str | None) -> Iterator[tuple[Subscription, Lag | None, datetime]]:
     async with session.store() as store:
         lags = {one.name: one for one in await store.subscriptions.lag()}
         stored = await store.subscriptions.list()
+        now = await _now(store)
     fits = _glob(match or "*").fullmatch
-    return ((one, lags.get(one.name)) for one in stored if fits(one.name))
+    return ((one, lags.get(one.name), now) for one in stored if fits(one.name))
+
+
+async def _now(store: EventStore) -> datetime:
+    """Return the database's time, by which leases are judged."""
+    from eventstore.moments import to_datetime
+
+    async with store.database.acquire() as connection:
+        return to_datetime(await connection.fetchval("select clock_timestamp()"))
 
 
 def _glob(text: str) -> re.Pattern[str]:
     return re.compile(re.escape(text).replace(r"\*", ".*").replace(r"\?", "."), re.DOTALL)
 
 
-def _summary(subscription: Subscription, lag: Lag | None) -> dict[str, Any]:
+def _summary(subscription: Subscription, lag: Lag | None, now: datetime | None) -> dict[str, Any]:
     """Return the row of one subscription; it has no lag if it was stored a moment ago."""
-    return _facts(subscription) | {
+    return _facts(subscription, lag, now) | {
         "settled": min(partition.checkpoint for partition in subscription.partitions),
         "head": None if lag is None else lag.head,
         "behind": None if lag is None else lag.behind,
@@ -75,10 +87,10 @@ def _summary(subscription: Subscription, lag: Lag | None) -> dict[str, Any]:
     }
 
 
-def _facts(subscription: Subscription) -> dict[str, Any]:
+def _facts(subscription: Subscription, lag: Lag | None, now: datetime | None) -> dict[str, Any]:
     return {
         "name": subscription.name,
-        "status": status_of(subscription),
+        "status": status_of(subscription, lag, now),
         "state": subscription.state,
         "halted": _halted(subscription),
         "resize_to": subscription.resize_to,
@@ -86,15 +98,22 @@ def _facts(subscription: Subscription) -> dict[str, Any]:
     }
 
 
-def status_of(subscription: Subscription) -> str:
-    """Return what is the matter with a subscription in a few words, or ``active``."""
+def status_of(subscription: Subscription, lag: Lag | None = None, now: datetime | None = None) -> str:
+    """Return what is the matter with a subscription in a few words, or ``active``.
+
+    Args:
+        now: the database's time; None: whoever owns a partition is taken to be alive.
+    """
+    from eventstore.reports.subscriptions import status_of as status_in_a_word
+
     halted = _halted(subscription)
+    word = status_in_a_word(subscription, lag, now or datetime.min.replace(tzinfo=UTC))
     words = [
-        "paused" if subscription.state == "paused" else "",
+        word if word in ("paused", "unowned", "behind") else "",
         f"halted {halted} of {subscription.pool_size}" if halted else "",
         f"resizing to {subscription.resize_to}" if subscription.resize_to is not None else "",
     ]
-    return ", ".join(filter(None, words)) or subscription.state
+    return ", ".join(filter(None, words)) or "active"
 
 
 def _halted(subscription: Subscription) -> int:
@@ -143,12 +162,16 @@ async def _show(session: Session, name: str) -> dict[str, Any]:
         subscription = await store.subscriptions.get(name)
         (lag,) = await store.subscriptions.lag(name)
         parked = await store.subscriptions.parked(name, limit=COUNTED + 1)
-    row = row_of(subscription, lag)
+        now = await _now(store)
+    row = row_of(subscription, lag, now)
     return row | {"parked": f"more than {COUNTED}" if len(parked) > COUNTED else len(parked)}
 
 
 def _why(halted: Mapping[str, Any] | None) -> str | None:
-    return None if halted is None else f"{halted['error']}: {halted['message']}"
+    if halted is None:
+        return None
+    place = f" at position {halted['position']}" if halted.get("position") else ""
+    return f"{halted['error']}{place}: {halted['message']}"
 
 
 def _print_tracebacks(partitions: Iterable[Mapping[str, Any]]) -> None:
@@ -162,13 +185,13 @@ def _print_tracebacks(partitions: Iterable[Mapping[str, Any]]) -> None:
 # -- both
 
 
-def row_of(subscription: Subscription, lag: Lag | None = None) -> dict[str, Any]:
+def row_of(subscription: Subscription, lag: Lag | None = None, now: datetime | None = None) -> dict[str, Any]:
     """Return all of a subscription; what may be secret in the URL of a sink is left out."""
     from eventstore.selectors import dump
     from eventstore.subscriptions.model import encode_after
 
     lags = {one.number: one for one in lag.partitions} if lag is not None else {}
-    return _summary(subscription, lag) | {
+    return _summary(subscription, lag, now) | {
         "selector": json.loads(dump(subscription.selector)),
         "after": encode_after(subscription.after),
         "start_position": subscription.start_position,

@@ -8,13 +8,14 @@ const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
 const MOST_POINTS = 900;
 const STEPS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800, 43200, 86400,
   172800, 432000, 864000, 2592000]; // seconds between two lines of a chart
+const WHOLE = STEPS.filter((step) => step >= 1);
 
 // -- times: the server writes them absolutely, here they are told as ago; the title keeps the absolute one
 
 function ago(seconds) {
   const s = Math.round(Math.abs(seconds));
   const [n, unit] = s < 60 ? [s, "s"] : s < 3600 ? [Math.floor(s / 60), "min"]
-    : s < 172800 ? [Math.floor(s / 3600), "h"] : [Math.floor(s / 86400), "d"];
+    : s < 172800 ? [Math.floor(s / 3600), "h"] : s < 63072000 ? [Math.floor(s / 86400), "d"] : [Math.floor(s / 31557600), "y"];
   if (s === 0) return "now";
   return seconds >= 0 ? `${n} ${unit} ago` : `in ${n} ${unit}`;
 }
@@ -49,7 +50,7 @@ const short = (value) => value == null ? "–" : Math.abs(value) >= 10000
 
 // Seconds as the largest unit that leaves a readable number; other quantities as they are.
 const told = (value, unit) => {
-  if (value == null || unit !== "s") return `${short(value)}${unit ? ` ${unit}` : ""}`;
+  if (!value || unit !== "s") return `${short(value)}${unit ? ` ${unit}` : ""}`;
   const [part, name] = value < 1 ? [value * 1000, "ms"] : value < 60 ? [value, "s"] : value < 7200 ? [value / 60, "min"]
     : value < 172800 ? [value / 3600, "h"] : [value / 86400, "d"];
   return `${short(part)} ${name}`;
@@ -64,13 +65,13 @@ function draw(element) {
   chart.plot = new uPlot({
     width: element.clientWidth || 300,
     height: element.clientHeight,
-    padding: [8, 12, 0, 0],
+    padding: [8, 28, 0, 0], // half of a time stands right of the last point
     legend: { show: false },
     cursor: { y: false, points: { size: 7, fill: line } },
     tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
     scales: { y: { range: (_, low, high) => [0, Math.max(high || 0, Number(element.dataset.least || 1)) * 1.12] } },
     axes: [
-      { ...axis, grid: { show: false }, space: 70, size: 28, values: (_, at) => at.map(clock) },
+      { ...axis, grid: { show: false }, space: 78, size: 28, incrs: WHOLE, values: (_, at) => at.map(clock) },
       { ...axis, grid: { stroke: grid, width: 1 }, size: 52, space: 34, ...(unit === "s" && { incrs: STEPS }), values: (_, at) => at.map((value) => unit === "s" ? value === 0 ? "0" : told(value, unit) : short(value)) },
     ],
     series: [{}, { stroke: line, width: 1.75, fill: line.replace("rgb(", "rgba(").replace(")", ", 0.10)"), points: { show: false } }],
@@ -83,7 +84,8 @@ function readOut(element, index) {
   const { times, values } = charts.get(element);
   const at = index ?? times.length - 1, out = document.getElementById(`${element.id}-readout`);
   if (!out || at < 0) return;
-  out.textContent = `${clock(times[at])} UTC: ${told(values[at], element.dataset.unit)}`;
+  const gaps = index == null && values.includes(null) ? "gaps: nobody looked · " : "";
+  out.textContent = `${gaps}${clock(times[at])} UTC: ${told(values[at], element.dataset.unit)}`;
 }
 
 // What the picture shows, in words and, when asked for, as a table.
@@ -140,8 +142,14 @@ new ResizeObserver(() => {
 const live = $("#live[data-live]"), link = $("#link"), pause = $("#pause");
 let source = null, paused = false;
 
-function show(state) {
+// What is shown is old when nothing new can be had: then it is greyed, and the state says since when.
+function show(state, old = false, since = Date.now()) {
   if (link && link.dataset.state !== state) link.dataset.state = state;
+  const stale = $("#stale");
+  if (!stale || stale.hidden !== old) return;
+  if (old) $("time", stale).textContent = clock(since / 1000);
+  stale.hidden = !old;
+  live.classList.toggle("old", old);
 }
 
 function morph(html) {
@@ -172,13 +180,16 @@ function connect() {
   if (!live || paused || source) return;
   show("reconnecting");
   source = new EventSource(live.dataset.live);
-  source.addEventListener("open", () => show("live"));
-  source.addEventListener("part", (event) => { $("#problem").hidden = true; morph(event.data); });
+  source.addEventListener("part", (event) => { $("#problem").hidden = true; show("live"); morph(event.data); });
   source.addEventListener("series", (event) => feed(JSON.parse(event.data)));
-  source.addEventListener("problem", (event) => problem(JSON.parse(event.data)));
+  source.addEventListener("problem", (event) => {
+    const told = JSON.parse(event.data);
+    show("stuck", true, Date.parse(told.since));
+    problem(told);
+  });
   source.addEventListener("gone", (event) => { disconnect(); show("still"); problem(JSON.parse(event.data)); });
   source.addEventListener("error", () => {
-    show("reconnecting");
+    show("reconnecting", true);
     // Refused: signed out, or the page is no more. The server says which.
     const refused = source;
     if (refused?.readyState === EventSource.CLOSED) setTimeout(() => { if (source === refused) location.reload(); }, 3000);
@@ -225,6 +236,12 @@ if (themes) {
   });
 }
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { for (const element of charts.keys()) draw(element); });
+
+const back = $("#back");
+if (back && history.length > 1) {
+  back.hidden = false;
+  back.addEventListener("click", () => history.back());
+}
 
 const menu = $("#menu");
 menu?.addEventListener("click", () => {
