@@ -52,9 +52,7 @@ def instrument(store: EventStore, tracer_provider: TracerProvider | None = None)
     try:
         from opentelemetry import trace
     except ModuleNotFoundError:
-        raise ConfigurationError(
-            "tracing needs opentelemetry-api: pip install '.[tracing]' in a checkout"
-        ) from None
+        raise ConfigurationError("tracing needs opentelemetry-api: pip install '.[tracing]' in a checkout") from None
     if store in _instrumented:
         raise AlreadyStarted("this store is instrumented already")
     if store._pools.active:

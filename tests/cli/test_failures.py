@@ -131,7 +131,7 @@ def test_an_old_schema_needs_a_migration(cli: Run, execute: Callable[[str], None
 
 
 def test_a_dsn_and_a_data_directory_are_not_taken_together(cli: Run) -> None:
-    assert failure(cli("read", "--data-dir", "x", "--json")) == (2, "ConfigurationError")
+    assert failure(cli("read", "--data-dir", "x", "--json")) == (2, "UsageError")
 
 
 @pytest.mark.parametrize("schema", ["pg_mine", "x" * 64])
