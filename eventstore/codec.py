@@ -26,6 +26,7 @@ __all__ = [
     "decode",
     "decoder_of",
     "encode",
+    "printable",
 ]
 
 MAX_DEPTH = 64
@@ -65,6 +66,13 @@ def _dumped(model: BaseModel, field: str, round_trip: bool) -> Any:
         return model.model_dump(mode="json", round_trip=round_trip)
     except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
         raise InvalidEvent(f"{field}: {type(model).__name__} has no JSON form: {error}") from None
+
+
+def printable(text: str) -> str:
+    """Return JSON *text* with what is not printable escaped: JSON leaves controls beyond ASCII as they are, and a
+    terminal obeys them.
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def decode(text: str) -> Any:

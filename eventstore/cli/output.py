@@ -66,12 +66,13 @@ class _Named(io.FileIO):
 
 
 def json_line(row: Mapping[str, Any]) -> str:
-    """Return *row* as one line of JSON. The standard library's encoder: others round or refuse large integers.
+    """Return *row* as one line of printable JSON.
 
-    What is not printable is escaped: JSON leaves controls beyond ASCII as they are, and a terminal obeys them.
+    By the standard library's encoder: others round or refuse large integers.
     """
-    text = json.dumps(row, ensure_ascii=False, separators=(",", ":"), default=_plain)
-    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+    from eventstore.codec import printable
+
+    return printable(json.dumps(row, ensure_ascii=False, separators=(",", ":"), default=_plain))
 
 
 def _plain(value: Any) -> Any:

@@ -29,10 +29,8 @@ async def recorded(database: Database, action: str, subject: str, **arguments: A
     try:
         number = await begin(database, operator(), "cli", action, subject, given)
     except ConfigurationError as error:
-        try:
-            yield
-        finally:  # also of what failed: it may have been done in part
-            log.warning("this is not recorded in `eventstore actions`: %s", error)
+        yield
+        log.warning("this is not recorded in `eventstore actions`: %s", error)
         return
     async with finishing(database, number):
         yield

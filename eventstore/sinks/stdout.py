@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
+from eventstore.codec import printable
 from eventstore.errors import DeliveryFailed
 from eventstore.events import Event
 from eventstore.sinks.sink import check_options, record
@@ -38,7 +39,8 @@ class Stdout:
     async def deliver(self, events: Sequence[Event], *, subscription: str, attempt: int) -> None:
         """Write *events* and flush (`DeliveryFailed`)."""
         # The standard library's encoder: others round or refuse large integers.
-        lines = [json.dumps(record(event), ensure_ascii=False, separators=(",", ":")) + "\n" for event in events]
+        texts = (json.dumps(record(event), ensure_ascii=False, separators=(",", ":")) for event in events)
+        lines = [printable(text) + "\n" for text in texts]
         try:
             await asyncio.get_running_loop().run_in_executor(_writer, _write, "".join(lines))
         except BrokenPipeError:

@@ -22,7 +22,8 @@ as $$
                                from parked p where p.state = 'parked' and p.error is not null
                               order by p.last_failed_at desc limit p_among) r
                       order by r.subscription_id, r.error, r.last_failed_at desc, r.position desc) g
-               join parked p on p.subscription_id = g.subscription_id and p.position = g.position
+              cross join lateral (select p.* from parked p where p.subscription_id = g.subscription_id
+                                     and p.position = g.position limit 1) p  -- limit: by key, for each of the few
                join subscriptions s on s.id = g.subscription_id)
             union all
             (select (h.halted ->> 'at')::timestamptz, 'halted', h.name, h.partition,

@@ -44,7 +44,7 @@ async def publish(url: str, name: str, data: str | bytes) -> None:
 
 def test_without_redis_py_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "redis.asyncio", None)
-    with pytest.raises(ConfigurationError, match=r"pip install 'eventstore-postgres\[redis\]'"):
+    with pytest.raises(ConfigurationError, match=r"pip install '\.\[redis\]'"):
         Redis("redis://localhost", node_name="a")
 
 

@@ -74,7 +74,7 @@ def test_what_was_skipped_is_not_counted_and_without_an_index_would_be_walked(fi
         before = blocks(filled, "latest_failures_v1()"), blocks(filled, "overview_v1()")
         filled.execute("drop index parked_waiting_idx, parked_latest_idx, parked_state_idx")
         after = blocks(filled, "latest_failures_v1()"), blocks(filled, "overview_v1()")
-    assert all(late > early + 200 for early, late in zip(before, after, strict=True))
+    assert all(late > early + 200 for early, late in zip(before, after, strict=True)), (before, after)
 
 
 def test_events_since_the_last_look_are_counted_up_to_the_most(filled: psycopg.Connection[Any]) -> None:

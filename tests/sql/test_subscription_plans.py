@@ -92,5 +92,5 @@ def test_a_settlement_touches_its_own_rows_only(filled: psycopg.Connection[Any])
 def test_a_look_without_an_index_would_be_caught(filled: psycopg.Connection[Any]) -> None:
     """The planted bug: without these indexes the many skipped events of a key are walked."""
     with filled.transaction(force_rollback=True):
-        filled.execute("drop index parked_open_idx, parked_state_idx")
+        filled.execute("drop index parked_open_idx, parked_state_idx, parked_waiting_idx")
         assert blocks(filled, "closed_keys_v1(1, '{s:x}')") >= 400
