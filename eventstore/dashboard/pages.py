@@ -6,7 +6,7 @@ told; it may be None. What it returns is the ``data`` of its templates.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, cast
@@ -29,6 +29,7 @@ from eventstore.dashboard.contents import (
 )
 from eventstore.dashboard.parameters import MAX_BIGINT, Parameters, parse_place
 from eventstore.dashboard.refusals import InvalidParameter, Refused, refused
+from eventstore.dashboard.sampler import Points
 from eventstore.errors import CheckpointAheadOfLog, ConfigurationError, InvalidEvent
 from eventstore.reports.actions import list_actions
 from eventstore.reports.explaining import repeated
@@ -85,9 +86,6 @@ ANSWERED_WITHIN = 0.2
 
 SEARCHED_WITHIN = 0.2
 """Seconds after which a search for events returns what it has found, and where to go on."""
-
-
-Points = Mapping[str, float | None]
 
 
 @dataclass(frozen=True, slots=True)

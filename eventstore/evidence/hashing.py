@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import sha256
 from struct import Struct
-from typing import Protocol
+from typing import NamedTuple
 from uuid import UUID
 
-__all__ = ["NONE", "Malformed", "Row", "content", "digest_of", "link", "record", "running", "stored_link"]
+__all__ = ["NONE", "Malformed", "Stored", "content", "digest_of", "link", "record", "running", "stored_link"]
 
 NONE = bytes(32)
 """Stands for the link before the first."""
@@ -27,8 +27,8 @@ _head = Struct(">q16sh8s8s32s").pack
 _int8 = Struct(">q").pack
 
 
-class Row(Protocol):
-    """An event as ``chain_page_v1`` returns it; times are the eight bytes that Postgres sends."""
+class Stored(NamedTuple):
+    """An event as ``chain_page_v1`` returns it, with its names; times are the eight bytes that Postgres sends."""
 
     position: int
     id: UUID
@@ -42,6 +42,10 @@ class Row(Protocol):
     created_at: bytes
     recorded_at: bytes
     hash: bytes | None
+    before_position: int | None
+    before_hash: bytes | None
+    stream_version: int | None
+    untagged: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ def content(salt: bytes, data: str, metadata: str, tags: str) -> bytes:
     return sha256(salt + f"{data}\0{metadata}\0{tags}".encode()).digest()
 
 
-def record(row: Row, digest: bytes) -> bytes:
+def record(row: Stored, digest: bytes) -> bytes:
     """Return every column of a row in bytes, the content as its *digest*.
 
     Raises:
@@ -84,7 +88,7 @@ def stored_link(stored: bytes | None) -> bytes | None:
     return stored[-DIGEST:]
 
 
-def digest_of(row: Row) -> bytes:
+def digest_of(row: Stored) -> bytes:
     """Return the digest of a row's content: of what is there, or what its stub kept.
 
     Raises:

@@ -9,18 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
-from uuid import UUID
 
 from eventstore.database import Database
 from eventstore.errors import ConfigurationError
-from eventstore.evidence.hashing import stored_link
+from eventstore.evidence.hashing import Stored, stored_link
 from eventstore.evidence.keys import PublicKey
 from eventstore.evidence.seals import Seal, parse, unlinked
 from eventstore.evidence.switching import Status, read_seals, read_status
 from eventstore.evidence.walking import Break, SealWalk, examined, sort_key
 
-__all__ = ["LOWEST", "MOST", "PAGE", "Stored", "Verified", "pages", "verify"]
+__all__ = ["LOWEST", "MOST", "PAGE", "Verified", "pages", "verify"]
 
 PAGE = 500
 """Rows of one page."""
@@ -30,27 +28,6 @@ LOWEST = -(1 << 63)
 
 MOST = 100
 """Breaks that are kept; the others are counted."""
-
-
-class Stored(NamedTuple):
-    """A row of ``chain_page_v1``, whose names and meaning these are."""
-
-    position: int
-    id: UUID
-    stream: str | None
-    version: int | None
-    bucket: int
-    type: str
-    data: str | None
-    metadata: str
-    tags: str
-    created_at: bytes
-    recorded_at: bytes
-    hash: bytes | None
-    before_position: int | None
-    before_hash: bytes | None
-    stream_version: int | None
-    untagged: bool
 
 
 @dataclass(slots=True)

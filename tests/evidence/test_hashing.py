@@ -10,8 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eventstore import NewEvent
-from eventstore.evidence.hashing import NONE, Malformed, content, digest_of, link, record, running, stored_link
-from eventstore.evidence.verifying import Stored
+from eventstore.evidence.hashing import NONE, Malformed, Stored, content, digest_of, link, record, running, stored_link
 from tests.evidence.conftest import Evidence
 
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20)
