@@ -1,30 +1,50 @@
-# Each target makes what it needs: a virtual environment in .venv with the project and its tools.
+# Each target makes what it needs: a virtual environment in .venv with the project and its tools; with LOCKED=1 the very
+# packages of the lock, by their hashes.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed
+LOCK   := requirements/ci.txt
+STAMP  := $(VENV)/$(if $(LOCKED),.locked,.installed)
 
-.PHONY: install check test build demo hunt bench screenshots format clean
+.PHONY: install check audit lock test build demo hunt bench screenshots format clean
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml
+$(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	touch $(STAMP)
+	touch $@
 
-check: install
+$(VENV)/.locked: pyproject.toml $(LOCK)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement $(LOCK)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+check: install audit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Known vulnerabilities of what is locked. Where the service cannot be reached this says so; AUDIT=strict fails then.
+audit: install
+	$(BIN)/python -m tests.supply.audit $(LOCK) $(if $(filter strict,$(AUDIT)),--strict)
+
+# Newer versions of everything, with the hashes of all their files.
+lock: install
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--upgrade --custom-compile-command "make lock" --quiet --output-file $(LOCK)
 
 # Three at a time on two cores: many tests wait for something. A file's tests stay together, and the long files, which
 # are not those with the most tests, do not come last.
 test: install
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
+# What is released: the wheel, the sources, and what comes with the wheel as bills of materials.
 build: install
-	$(BIN)/python -m build
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m tests.supply.bills dist $(LOCK)
 
 demo: install
 	$(BIN)/eventstore demo

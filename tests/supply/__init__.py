@@ -1,0 +1,1 @@
+"""What the project is made of: packages that are locked, audited, and listed for those who install it."""
