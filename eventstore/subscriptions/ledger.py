@@ -248,7 +248,7 @@ class Ledger:
 
     async def closed_keys(self, claim: Claim, keys: Iterable[str]) -> set[str]:
         """Return those of *keys* that still have a parked event that is blocking or to be replayed."""
-        rows = await self._database.rows("closed_keys_v1", claim.subscription_id, list(keys))
+        rows = await self._database.rows("closed_keys_v1", claim.subscription_id, sorted(keys))
         return {row["key"] for row in rows}
 
     async def pause(self, name: str) -> bool:
