@@ -3,55 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import sys
-import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 
 from tests.simulation.history import quietly, run
+from tests.simulation.playing import many
 from tests.simulation.watch import Faulty
-
-CHUNK = 50
-"""Histories between two collections, and between two lines of progress."""
-
-
-def play(seeds: range) -> tuple[range, list[str], int]:
-    """Play histories; returns what was wrong, and how often the tables were looked at."""
-    said, looks = [], 0
-    with quietly():
-        for seed in seeds:
-            try:
-                looks += run(seed).watch.looks
-            except Exception as error:  # noqa: BLE001 - one history does not end the others
-                said.append(str(error) if isinstance(error, Faulty) else f"seed {seed}: {error!r}")
-    return seeds, said, looks
-
-
-def chunks(seeds: range) -> Iterator[range]:
-    for start in range(seeds.start, seeds.stop, CHUNK):
-        yield range(start, min(start + CHUNK, seeds.stop))
-
-
-def many(seeds: range, processes: int) -> int:
-    """Play all of them; returns the exit code."""
-    began, done, wrong, looks = time.monotonic(), 0, 0, 0
-    with ProcessPoolExecutor(processes, initializer=_settle_down) as pool:
-        for played, said, looked in pool.map(play, chunks(seeds)):
-            done, wrong, looks = done + len(played), wrong + len(said), looks + looked
-            for one in said:
-                print(f"\r{one}")
-            rate = done / (time.monotonic() - began) * 60
-            print(f"\r{done} of {len(seeds)} seeds, {wrong} faulty, {rate:,.0f} a minute", end="", flush=True)
-    print(f"\n{looks:,} changes of the ledger were judged in {time.monotonic() - began:.0f} s")
-    return 1 if wrong else 0
-
-
-def _settle_down() -> None:
-    gc.collect()
-    gc.freeze()
-    gc.disable()  # each chunk ends with a collection
 
 
 def one(seed: int, trace: bool) -> int:

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.hunt.racing import FULL, times
+from tests.simulation import playing
 from tests.simulation.history import quietly, run
 from tests.simulation.planted import PLANTED, Planted
+from tests.simulation.playing import many
 from tests.simulation.watch import Faulty
 
 ROOT = Path(__file__).parents[2]
@@ -79,3 +81,14 @@ def hunt(bug: Planted) -> None:
 def test_a_planted_bug_is_noticed(bug: Planted) -> None:
     with pytest.raises(Faulty, match=bug.said):
         hunt(bug)
+
+
+def test_many_histories_are_counted_and_the_faulty_ones_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert many(range(1, 4), 2) == 0
+    assert "3 of 3 seeds, 0 faulty" in capsys.readouterr().out
+    greedy = next(one for one in PLANTED if one.name == "Greedy")
+    monkeypatch.setattr(playing, "run", lambda seed: run(seed, greedy.kind))
+    _, said, _ = playing.play(range(1, 2))
+    assert "seed 1, after" in said[0]

@@ -205,6 +205,7 @@ class Loop(asyncio.AbstractEventLoop):
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             if not task.done():
                 _close(task.get_coro())
+            asyncio._unregister_task(task)  # else tasks of the next history with its number are looked for behind it
         events._set_running_loop(None)
         self._all.clear()
 
