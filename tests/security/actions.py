@@ -26,6 +26,8 @@ from eventstore import (
 from eventstore.analytics.logs import RequestLog
 from eventstore.analytics.storing import RequestTable
 from eventstore.errors import EventStoreError
+from eventstore.evidence.switching import read_seals, turn
+from eventstore.evidence.verifying import verify
 from eventstore.reports.actions import list_actions, recorded
 from eventstore.reports.overview import read_overview
 from eventstore.reports.requests import read_requests
@@ -36,6 +38,7 @@ from tests.security.conftest import KINDS, PREFIX
 ALL = frozenset(KINDS)
 MEMBERS = ALL - {"nobody"}
 SEEING = frozenset({"owner", "reader", "worker", "admin"})
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 def only(*kinds: str) -> frozenset[str]:
@@ -80,6 +83,7 @@ async def prepare(store: EventStore, kind: str) -> None:
     await store.set_stream_metadata(f"limited-{kind}", StreamMetadata(max_count=1))
     for what in ("handled", "changed", "deleted"):
         await store.subscribe(f"{what}-{kind}", EventType("A"))
+    await RequestTable(store.database).insert([_request(LONG_AGO)])
 
 
 # -- what is tried
@@ -121,8 +125,30 @@ async def record(who: Who) -> None:
 
 
 async def store_request(who: Who) -> None:
-    log = RequestLog(request_id=uuid4(), method="GET", path="/", status_code=200, duration_ms=1, inserted_at=_now())
-    await RequestTable(who.store.database).insert([log])
+    await RequestTable(who.store.database).insert([_request(_now())])
+
+
+async def switch_evidence(who: Who) -> None:
+    assert (await turn(who.store.database, True)).state == "on"
+    assert (await turn(who.store.database, False)).state == "off"
+
+
+async def verify_log(who: Who) -> None:
+    assert (await verify(who.store.database)).intact
+
+
+async def export_seals(who: Who) -> None:
+    async for _ in read_seals(who.store.database):
+        pass
+
+
+async def list_months(who: Who) -> None:
+    assert await RequestTable(who.store.database).months(keep_months=1)
+
+
+async def drop_month(who: Who) -> None:
+    (row,) = await who.store.database.rows("drop_request_month_v1", f"request_logs_{LONG_AGO:%Y%m}", 1, 0)
+    assert row[0]
 
 
 async def broadcast(who: Who) -> None:
@@ -132,6 +158,10 @@ async def broadcast(who: Who) -> None:
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _request(at: datetime) -> RequestLog:
+    return RequestLog(request_id=uuid4(), method="GET", path="/", status_code=200, duration_ms=1, inserted_at=at)
 
 
 def statement(text: str) -> Callable[[Who], Awaitable[None]]:
@@ -197,10 +227,15 @@ ACTIONS: dict[str, Action] = {
         lambda w: read_requests(w.store.database, since=_now() - timedelta(hours=1), until=_now()),
         only("admin"),
     ),
+    "list months of requests": (list_months, only("admin")),
+    "drop a month of requests": (drop_month, only("admin")),
     "record an action": (record, only("admin")),
     "list actions": (lambda w: list_actions(w.store.database), only("admin")),
+    "verify the log": (verify_log, only("reader", "admin")),
+    "export seals": (export_seals, only("reader", "admin")),
     "see seals": (statement("select * from eventstore.chain_status_v1()"), only("reader", "admin")),
     "seal the log": (statement("select eventstore.add_seal_v1(1, '{}')"), only("admin")),
+    "turn evidence on and off": (switch_evidence, only("admin")),
     "store a PubSub message": (broadcast, only("writer", "worker", "admin")),
     "read the PubSub secret": (
         statement("select key from eventstore.pubsub_keys"),

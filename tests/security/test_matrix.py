@@ -73,6 +73,12 @@ async def test_not_even_the_owner_may_change_the_log(roles: str, owner: None, sq
         ("grant execute on function eventstore.tombstone_stream_v1 to {}_reader", "reader", "tombstone a stream"),
         ("grant select on eventstore.events to {}_writer", "writer", "select from events"),
         ("revoke execute on function eventstore.head from {}_worker", "worker", "ask for the head"),
+        (
+            "grant execute on function eventstore.set_chain_v1, eventstore.chain_status_v1 to {}_writer",
+            "writer",
+            "turn evidence on and off",
+        ),
+        ("revoke execute on function eventstore.list_seals_v1 from {}_reader", "reader", "export seals"),
     ],
 )
 async def test_a_right_too_many_or_too_few_is_caught(
