@@ -1,50 +1,148 @@
-"""Anomalies in journals: of readers, under the names that Jepsen's Kafka workload gave them where there is one, and of
-nodes that deliver.
+"""Anomalies in journals, under the names that Jepsen's Kafka workload gave them where there is one.
+
+What was appended is held against what readers saw and what the log holds in the end; `tests.hunt.deliveries` does the
+same for nodes that deliver. An append whose outcome nobody knows may be there or not, but wholly and once.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 from math import inf
 
+from tests.hunt.deliveries import check_deliveries
 from tests.hunt.journal import Entry
 
-__all__ = ["check", "check_deliveries"]
+__all__ = ["History", "check", "check_all", "check_deliveries", "merged"]
+
+LOG = "the log"
+"""As a reader, of what is stored in the end."""
+
+
+class Scope:
+    """What a reader is to have seen.
+
+    Attributes:
+        after, upto: positions; without a word when it ended, it need only have seen what lies before its last event.
+        begins: how the names of its streams begin.
+    """
+
+    def __init__(self, after: int = 0, begins: str = "", upto: float = inf) -> None:
+        self.after, self.begins, self.upto = after, begins, upto
+
+    def holds(self, event: Entry) -> bool:
+        return self.after < event.position <= self.upto and event.stream.startswith(self.begins)
 
 
 class History:
-    """A journal, sorted into what was written and what each reader saw."""
+    """A journal, sorted into what was written, what is stored in the end and what each reader saw.
+
+    Attributes:
+        acknowledged, failed: events by id; those of unknown outcome are in neither.
+        appends: ids of each append of several events.
+        stored: what the log holds in the end; empty where nobody looked.
+        reads: of each reader, and of the log.
+        scopes: of the readers that do not read everything.
+    """
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         self.acknowledged: dict[str, Entry] = {}
         self.failed: set[str] = set()
+        self.appends: defaultdict[str, set[str]] = defaultdict(set)
+        self.stored: list[Entry] = []
         self.reads: defaultdict[str, list[Entry]] = defaultdict(list)
+        self.scopes: dict[str, Scope] = {}
+        self.folded: list[Entry] = []
+        doubtful: set[str] = set()
         for entry in entries:
-            if entry.kind == "append" and entry.outcome == "ok":
-                self.acknowledged[entry.id] = entry
-            elif entry.kind == "append" and entry.outcome == "fail":
-                self.failed.add(entry.id)
-            elif entry.kind == "read":
-                self.reads[entry.process].append(entry)
+            match entry.kind:
+                case "append":
+                    self._wrote(entry, doubtful)
+                case "read":
+                    self.reads[entry.process].append(entry)
+                case "follow":
+                    self.scopes[entry.process] = Scope(entry.position, entry.stream, -1)
+                case "end" if entry.process in self.scopes:
+                    self.scopes[entry.process].upto = entry.position
+                case "stored":
+                    self.stored.append(entry)
+                case "folded":
+                    self.folded.append(entry)
+        self.failed -= doubtful  # a second attempt that failed says nothing about the first
+        for reader, scope in self.scopes.items():
+            scope.upto = max(scope.upto, *(read.position for read in self.reads[reader]), 0)
+        if self.stored:
+            self.reads[LOG] = self.stored
+        # Without a look at the log, what was acknowledged is all that is known to be there.
+        self.known = sorted(self.stored or self.acknowledged.values(), key=lambda one: one.position)
+
+    def _wrote(self, entry: Entry, doubtful: set[str]) -> None:
+        if entry.append:
+            self.appends[entry.append].add(entry.id)
+        if entry.outcome == "ok":
+            self.acknowledged[entry.id] = entry
+        elif entry.outcome == "fail":
+            self.failed.add(entry.id)
+        elif entry.outcome == "unknown":
+            doubtful.add(entry.id)
+
+    def wanted(self, reader: str) -> list[Entry]:
+        """What *reader* is to have seen, by position."""
+        scope = self.scopes.get(reader)
+        return self.known if scope is None else [one for one in self.known if scope.holds(one)]
+
+
+def lost_write(history: History) -> Iterator[str]:
+    """An event that was acknowledged, and is not in the log in the end."""
+    stored = {one.id for one in history.stored}
+    for one in history.acknowledged.values():
+        if stored and one.id not in stored:
+            yield f"{one} is not in the log"
+
+
+def torn_append(history: History) -> Iterator[str]:
+    """An append of which a part is in the log."""
+    stored = {one.id for one in history.stored}
+    for append, ids in history.appends.items():
+        if (there := len(ids & stored)) and there < len(ids):
+            yield f"{there} of {len(ids)} events of {append} are in the log"
 
 
 def unseen(history: History) -> Iterator[str]:
-    """An acknowledged event that a reader never got."""
+    """An event that is there, and that a reader never got."""
     for reader, reads in history.reads.items():
-        for missed in history.acknowledged.keys() - {read.id for read in reads}:
-            yield f"{reader} missed {history.acknowledged[missed]}"
+        seen = {read.id for read in reads}
+        if reader != LOG:
+            yield from (f"{reader} missed {one}" for one in history.wanted(reader) if one.id not in seen)
+
+
+def skipped_poll(history: History) -> Iterator[str]:
+    """An event that a reader passed over: it got a later one before."""
+    for reader, reads in history.reads.items():
+        wanted = history.wanted(reader)
+        positions = [one.position for one in wanted]
+        at = 0
+        for read in reads:
+            upto = bisect_right(positions, read.position)
+            for passed in wanted[at:upto]:
+                if passed.position < read.position:
+                    yield f"{reader} read {read} before {passed}"
+            at = max(at, upto)
 
 
 def aborted_read(history: History) -> Iterator[str]:
-    """A ghost: an event that was rolled back, and read."""
+    """An event that was read, or stored, although its append failed; or that was read and is not there."""
+    stored = {one.id for one in history.stored}
     for reader, reads in history.reads.items():
-        yield from (f"{reader} saw the rolled back {read}" for read in reads if read.id in history.failed)
+        for read in reads:
+            if read.id in history.failed or (stored and read.id not in stored):
+                yield f"{reader} saw {read}, which was never written"
 
 
-def duplicate_read(history: History) -> Iterator[str]:
-    """An event one reader got twice."""
+def duplicate(history: History) -> Iterator[str]:
+    """An event one reader got twice, or that is stored twice."""
     for reader, reads in history.reads.items():
         yield from (f"{reader} got {one} {n} times" for one, n in Counter(r.id for r in reads).items() if n > 1)
 
@@ -57,196 +155,91 @@ def nonmonotonic_poll(history: History) -> Iterator[str]:
                 yield f"{reader} read {after} after {before}"
 
 
-def version_inversion(history: History) -> Iterator[str]:
-    """Versions of one stream that are not 1, 2, 3 … along one reader's way."""
+def inverted_order(history: History) -> Iterator[str]:
+    """Versions of one stream that are not 1, 2, 3 … along one reader's way; who joined late begins anywhere."""
     for reader, reads in history.reads.items():
-        last: Counter[str] = Counter()
+        late = reader in history.scopes and history.scopes[reader].after > 0
+        last: dict[str, int] = {}
         for read in reads:
-            if read.version != last[read.stream] + 1:
-                yield f"{reader} read {read} after version {last[read.stream]}"
+            before = last.get(read.stream, read.version - 1 if late else 0)
+            if read.stream and read.version != before + 1:
+                yield f"{reader} read {read} after version {before}"
             last[read.stream] = read.version
 
 
 def position_conflict(history: History) -> Iterator[str]:
-    """One position that held two events, or an event that was read elsewhere than it was acknowledged."""
-    holders = {entry.position: entry.id for entry in history.acknowledged.values()}
-    for reader, reads in history.reads.items():
+    """A position, or a version of a stream, that held two events; or an event elsewhere than it was acknowledged."""
+    holders: dict[tuple[str, int], str] = {}
+    homes: dict[tuple[str, str], int] = {}
+    for writer, reads in (("a writer", history.acknowledged.values()), *history.reads.items()):
         for read in reads:
-            if holders.setdefault(read.position, read.id) != read.id:
-                yield f"{reader} read {read}, but position {read.position} holds {holders[read.position]}"
+            for place in places(read):
+                of, number = place
+                if holders.setdefault(place, read.id) != read.id:
+                    yield f"{writer} has {read}, but {place} holds {holders[place]}"
+                elif homes.setdefault((read.id, of), number) != number:
+                    yield f"{writer} has {read}, which is at {of} {homes[read.id, of]} elsewhere"
+
+
+def places(event: Entry) -> Iterator[tuple[str, int]]:
+    """Where an event is, as far as it is known."""
+    if event.position:
+        yield "position", event.position
+    if event.stream and event.version:
+        yield event.stream, event.version
+
+
+def misfolded(history: History) -> Iterator[str]:
+    """A row of a projection that is not what the log folds to."""
+    if not history.folded:
+        return
+    rows = {one.stream: (one.count, one.value, one.version) for one in history.folded}
+    expected = folds(history.stored)
+    for stream in sorted(rows.keys() | expected.keys()):
+        if rows.get(stream) != expected.get(stream):
+            yield f"{stream} has (count, sum, last) {rows.get(stream)} and not {expected.get(stream)}"
+
+
+def folds(log: Iterable[Entry]) -> dict[str, tuple[int, int, int]]:
+    """Count, sum and last version of each stream."""
+    made: dict[str, tuple[int, int, int]] = {}
+    for one in log:
+        count, total, last = made.get(one.stream, (0, 0, 0))
+        made[one.stream] = count + 1, total + one.value, max(last, one.version)
+    return made
 
 
 CHECKS: tuple[Callable[[History], Iterator[str]], ...] = (
+    lost_write,
+    torn_append,
     unseen,
+    skipped_poll,
     aborted_read,
-    duplicate_read,
+    duplicate,
     nonmonotonic_poll,
-    version_inversion,
+    inverted_order,
     position_conflict,
+    misfolded,
 )
 
 
 def check(entries: Iterable[Entry]) -> dict[str, list[str]]:
-    """Return the anomalies found, by name; an empty dict if there are none."""
+    """Return the anomalies found among writers and readers, by name; an empty dict if there are none."""
     history = History(entries)
     found = {one.__name__: list(one(history)) for one in CHECKS}
     return {name: anomalies for name, anomalies in found.items() if anomalies}
 
 
-# -- deliveries
-
-Term = tuple[str, int, int]
-"""Subscription, partition and epoch: what one owner delivers."""
-
-
-class Deliveries:
-    """The journals of the nodes of one log, sorted by time into what was stored, delivered and settled.
-
-    Attributes:
-        window: most events of a partition that a crash may have delivered again.
-        crashed: terms that ended without a word.
-    """
-
-    def __init__(self, entries: Iterable[Entry], subscriptions: Iterable[str], window: int) -> None:
-        self.subscriptions, self.window = tuple(subscriptions), window
-        self.stored: list[Entry] = []
-        self.begun: defaultdict[str, list[Entry]] = defaultdict(list)
-        self.ended: defaultdict[str, list[Entry]] = defaultdict(list)
-        self.moves: defaultdict[tuple[str, int], list[Entry]] = defaultdict(list)
-        self.crashed: dict[Term, str] = {}
-        self.halted: set[str] = set()
-        for entry in sorted(entries, key=lambda one: one.at):
-            self._sort(entry)
-        self.stored.sort(key=lambda one: one.position)
-
-    def _sort(self, entry: Entry) -> None:
-        match entry.kind:
-            case "append":
-                self.stored.append(entry)
-            case "begin":
-                self.begun[entry.subscription].append(entry)
-            case "handled" | "parked":
-                self.ended[entry.subscription].append(entry)
-            case "moved":
-                self.moves[entry.subscription, entry.partition].append(entry)
-            case "claimed":
-                for earlier in self.crashed:
-                    if earlier[:2] == term(entry)[:2]:
-                        self.crashed[earlier] = ""  # superseded: it can end no more
-                self.crashed[term(entry)] = entry.process
-            case "lost":
-                self.crashed[term(entry)] = ""
-            case "released":
-                self.crashed.pop(term(entry), None)
-            case "end":
-                self.crashed = {one: process for one, process in self.crashed.items() if process != entry.process}
-            case "stop":
-                self.halted.add(entry.process)
+def check_all(entries: Iterable[Entry], subscriptions: Iterable[str], window: int) -> dict[str, list[str]]:
+    """Return the anomalies among writers, readers and nodes that deliver; arguments as `check_deliveries`."""
+    entries = list(entries)
+    return merged(check(entries), check_deliveries(entries, subscriptions, window))
 
 
-def term(entry: Entry) -> Term:
-    return entry.subscription, entry.partition, entry.epoch
-
-
-def lost(deliveries: Deliveries) -> Iterator[str]:
-    """A stored event that a subscription never saw handled, or parked."""
-    for name in deliveries.subscriptions:
-        ended = {one.position for one in deliveries.ended[name]}
-        yield from (f"{name} lost {one}" for one in deliveries.stored if one.position not in ended)
-
-
-def repeated(deliveries: Deliveries) -> Iterator[str]:
-    """More first deliveries of the same events than crashes explain: a window for each term that ended so."""
-    for name, begun in deliveries.begun.items():
-        times = Counter(one.position for one in begun if one.attempt == 1)
-        repeats = times.total() - len(times)
-        crashes = sum(crashed[0] == name for crashed in deliveries.crashed)
-        if repeats > crashes * deliveries.window:
-            yield f"{name} delivered {repeats} events again after {crashes} crashes, {times.most_common(1)}"
-
-
-def inverted(deliveries: Deliveries) -> Iterator[str]:
-    """A stream whose events came out of order: a new owner may go back, but none may skip, nor go back by himself."""
-    for name, begun in deliveries.begun.items():
-        highest: Counter[str] = Counter()
-        last: dict[tuple[Term, str], int] = {}
-        for one in begun:
-            before = last.get((term(one), one.stream))
-            follows = before is None or one.version == before + 1 or (one.version == before and one.attempt > 1)
-            if one.version > highest[one.stream] + 1 or not follows:
-                yield f"{name}: {one} after version {before or highest[one.stream]}"
-            highest[one.stream] = max(highest[one.stream], one.version)
-            last[term(one), one.stream] = one.version
-
-
-def overlapping(deliveries: Deliveries) -> Iterator[str]:
-    """Deliveries under an epoch that is over, by a process that was not halted."""
-    for name, begun in deliveries.begun.items():
-        epochs: Counter[int] = Counter()
-        for one in begun:
-            if one.epoch < epochs[one.partition] and one.process not in deliveries.halted:
-                yield f"{name}: {one} after epoch {epochs[one.partition]}"
-            epochs[one.partition] = max(epochs[one.partition], one.epoch)
-
-
-def checkpoint_fell(deliveries: Deliveries) -> Iterator[str]:
-    """A checkpoint that moved back."""
-    for moves in deliveries.moves.values():
-        yield from (f"{after} after {before.position}" for before, after in falling(moves, "position"))
-
-
-def epoch_fell(deliveries: Deliveries) -> Iterator[str]:
-    """An epoch that came back."""
-    for moves in deliveries.moves.values():
-        yield from (f"{after} after epoch {before.epoch}" for before, after in falling(moves, "epoch"))
-
-
-def falling(moves: Iterable[Entry], field: str) -> Iterator[tuple[Entry, Entry]]:
-    return ((one, two) for one, two in pairwise(moves) if getattr(two, field) < getattr(one, field))
-
-
-def settled_unhandled(deliveries: Deliveries) -> Iterator[str]:
-    """A checkpoint beyond what its own owner was through with: acknowledged too early, or written by an earlier one."""
-    ends = {name: {place(one): one.at for one in reversed(some)} for name, some in deliveries.ended.items()}
-    for (name, partition), moves in deliveries.moves.items():
-        through = ends.get(name, {})
-        mine = [one for one in deliveries.stored if one.bucket % moves[0].pool_size == partition]
-        at = 0  # those before it are settled
-        for before, after in pairwise(moves):
-            while at < len(mine) and mine[at].position <= after.position:
-                position = mine[at].position
-                ended = min(through.get((epoch, position), inf) for epoch in (after.epoch, ANY))
-                if position > before.position and ended > after.at:
-                    yield f"{name}: {after} although {mine[at]} was not handled under that epoch"
-                at += 1
-
-
-def place(ended: Entry) -> tuple[int, int]:
-    """Where an event counts as settled: what was parked is stored, and holds for every owner."""
-    return ANY if ended.kind == "parked" else ended.epoch, ended.position
-
-
-ANY = -1
-
-
-DELIVERY_CHECKS: tuple[Callable[[Deliveries], Iterator[str]], ...] = (
-    lost,
-    repeated,
-    inverted,
-    overlapping,
-    checkpoint_fell,
-    epoch_fell,
-    settled_unhandled,
-)
-
-
-def check_deliveries(entries: Iterable[Entry], subscriptions: Iterable[str], window: int) -> dict[str, list[str]]:
-    """Return the anomalies found in the journals of nodes, by name; an empty dict if there are none.
-
-    Args:
-        subscriptions: those that want every event.
-        window: `Settings.window` of the nodes.
-    """
-    deliveries = Deliveries(entries, subscriptions, window)
-    found = {one.__name__: list(one(deliveries)) for one in DELIVERY_CHECKS}
-    return {name: anomalies for name, anomalies in found.items() if anomalies}
+def merged(*found: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """All of them, by name."""
+    all_of_them: defaultdict[str, list[str]] = defaultdict(list)
+    for one in found:
+        for name, anomalies in one.items():
+            all_of_them[name] += anomalies
+    return dict(all_of_them)

@@ -209,7 +209,7 @@ class Hunt:
 
     async def _log(self) -> list[Entry]:
         log = [
-            Entry("append", "log", "ok", str(one.id), one.position, one.stream or "", one.version or 0,
+            Entry("stored", "log", "ok", str(one.id), one.position, one.stream or "", one.version or 0,
                   bucket=one.bucket)
             async for one in self.store.read_all()
         ]  # fmt: skip

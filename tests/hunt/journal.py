@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -16,22 +17,30 @@ class Entry:
     """One thing done or seen.
 
     Attributes:
-        kind: ``append`` by a writer, ``read`` by a reader, ``end`` when a process has nothing left to do. Of those who
+        kind: ``append`` by a writer, ``read`` by a reader, ``end`` when a process has nothing left to do. Of a reader
+            that does not read everything: ``follow`` when it begins, with the position it begins after and the stream's
+            beginning that it looks for; what it is to have seen then ends at the position of its ``end``. Of those who
             deliver: ``claimed``, ``released`` and ``lost`` of a partition, ``begin`` when a handler is called,
             ``handled`` when it is through, ``parked`` when the event was set aside. Of those who watch them: ``stop``
-            when a process was halted by a signal, ``moved`` for each state of a stored checkpoint.
+            when a process was halted by a signal, ``moved`` for each state of a stored checkpoint. What is there in the
+            end: ``stored`` for each event of the log, ``folded`` for each row of a projection.
         process: who.
-        outcome: ``ok`` (acknowledged), ``fail`` (rolled back or refused), ``unknown`` (the reply was lost).
+        outcome: ``invoke`` (about to be sent), ``ok`` (acknowledged), ``fail`` (rolled back or refused), ``unknown``
+            (the reply was lost). A writer that is killed leaves its last word at ``invoke``, which is unknown as well.
         id: the event's.
         position: the event's, or the checkpoint.
         bucket: the event's.
         pool_size: with ``moved``: how many partitions there were.
         at: seconds by the clock that all processes of a machine share.
+        append: which append the event belongs to, where it has several.
+        value: the event's data, a number; with ``folded`` their sum.
+        count: with ``folded``: of how many events.
     """
 
-    kind: Literal["append", "read", "end", "claimed", "released", "lost", "begin", "handled", "parked", "stop", "moved"]
+    kind: Literal["append", "read", "follow", "end", "claimed", "released", "lost", "begin", "handled", "parked",
+                  "stop", "moved", "stored", "folded"]  # fmt: skip
     process: str
-    outcome: Literal["ok", "fail", "unknown"] = "ok"
+    outcome: Literal["invoke", "ok", "fail", "unknown"] = "ok"
     id: str = ""
     position: int = 0
     stream: str = ""
@@ -43,6 +52,12 @@ class Entry:
     bucket: int = 0
     pool_size: int = 0
     at: float = 0.0
+    append: str = ""
+    value: int = 0
+    count: int = 0
+
+
+DEFAULTS = {one.name: one.default for one in fields(Entry)}
 
 
 class Journal:
@@ -54,7 +69,8 @@ class Journal:
 
     def note(self, entry: Entry) -> None:
         """Add an entry."""
-        self._file.write(json.dumps(asdict(entry)) + "\n")
+        told = {name: value for name in DEFAULTS if (value := getattr(entry, name)) != DEFAULTS[name]}
+        self._file.write(json.dumps(told) + "\n")
 
     def close(self) -> None:
         """Close the file."""
@@ -65,4 +81,6 @@ def entries(path: Path) -> Iterator[Entry]:
     """Yield the entries of a journal."""
     with path.open() as lines:
         for line in lines:
-            yield Entry(**json.loads(line))
+            told = json.loads(line)
+            # An id stands in a dozen entries, a name in thousands: half an hour of journals has to fit.
+            yield Entry(**{name: sys.intern(one) if type(one) is str else one for name, one in told.items()})

@@ -448,7 +448,7 @@ async def test_a_policy_that_halts_stops_the_partitions_of_what_failed_and_no_ot
         await hunt.until(lambda: hunt.sql.fetchval(NOTHING_LEFT))
         await hunt.end()
         stored = (await hunt.store.subscriptions.get("odd")).partitions
-        assert (await hunt.anomalies("odd")).keys() == {"lost"}  # the rest of those partitions
+        assert (await hunt.anomalies("odd")).keys() == {"unseen"}  # the rest of those partitions
     assert {one.number: one.halted["error"] for one in stored if one.halted} == wrong
 
 
