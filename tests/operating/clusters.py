@@ -34,10 +34,14 @@ def as_server(*command: str | Path) -> list[str]:
 
 
 class Cluster:
-    """One server; its data and its socket are in one directory."""
+    """One server; its data and its socket are in one directory.
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    Args:
+        settings: beside, or instead of, those of all.
+    """
+
+    def __init__(self, directory: Path, **settings: str) -> None:
+        self.directory, self._settings = directory, SETTINGS | settings
         self.data = directory / "data"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -47,7 +51,7 @@ class Cluster:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        options = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
+        options = [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
         command = as_server(find_binaries() / "postgres", "-D", self.data, "-k", self.directory, *options)
         with (self.directory / "log").open("ab") as log:
             output: Any = {**QUIET, "stdout": log}
