@@ -1,15 +1,25 @@
-"""A byte proxy before Postgres that knows just enough of the protocol to lose what a test wants to be lost."""
+"""A byte proxy before Postgres that knows just enough of the protocol to lose what a test wants to be lost.
+
+Each connection can be cut, cut in the middle of a message, slowed down, or stalled: half-open, it takes bytes and
+brings none, and nobody is told.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
+import struct
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from itertools import pairwise
 from urllib.parse import parse_qs, urlsplit
 
-__all__ = ["Proxy", "proxied"]
+__all__ = ["Link", "Proxy", "proxied"]
+
+CONTROL = (b"renew_node_v", b"settle_partitions_v", b"owned_partitions_v", b"claim_partitions_v")
+"""What is asked on connections that keep the lease and checkpoints, which have the name of all others."""
 
 
 class Proxy:
@@ -17,7 +27,8 @@ class Proxy:
 
     Attributes:
         dsn: where it listens.
-        away: every connection is cut, and no new one gets through.
+        away: no new connection gets through.
+        stalling: new connections are stalled, too.
         lose_replies: so many replies to appends are still to be lost, each with its connection, after the server
             committed: the reply is held back until the server says that it is ready for the next query.
         of: what the query of such a reply contains.
@@ -27,9 +38,13 @@ class Proxy:
 
     def __init__(self, dsn: str, host: str, port: str) -> None:
         self.dsn, self._host, self._port = dsn, host, port
-        self.away, self.of = False, b".append_"
+        self.away, self.stalling, self.of = False, False, b".append_"
         self.lose_replies = self.lost = self.refused = 0
-        self._links: set[_Link] = set()
+        self._links: set[Link] = set()
+
+    def links(self, role: str = "") -> list[Link]:
+        """The connections there are, of one role."""
+        return [link for link in self._links if role in ("", link.role)]
 
     def go_away(self) -> None:
         """Cut every connection and refuse new ones until `come_back`."""
@@ -51,19 +66,36 @@ class Proxy:
             self.refused += 1
             writer.close()
             return
-        if self._host.startswith("/"):
-            server = await asyncio.open_unix_connection(f"{self._host}/.s.PGSQL.{self._port}")
-        else:
-            server = await asyncio.open_connection(self._host, int(self._port))
-        link = _Link(self, (reader, writer), server)
+        try:
+            server = await self._connect()
+        except OSError:
+            self.refused += 1
+            writer.close()
+            return
+        link = Link(self, (reader, writer), server)
+        link.stalled = self.stalling
         self._links.add(link)
         try:
             await link.run()
         finally:
             self._links.discard(link)
 
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._host.startswith("/"):
+            return await asyncio.open_unix_connection(f"{self._host}/.s.PGSQL.{self._port}")
+        return await asyncio.open_connection(self._host, int(self._port))
 
-class _Link:
+
+class Link:
+    """One connection.
+
+    Attributes:
+        role: ``pool``, ``control``, ``lent`` (a caller's own), or ``listener``, ``notifier``, ``pubsub``.
+        stalled: what comes from either side is swallowed.
+        slow: it brings 1,000 bytes a second.
+        left: so many bytes until it is cut.
+    """
+
     def __init__(
         self,
         proxy: Proxy,
@@ -73,10 +105,32 @@ class _Link:
         self._proxy, self._client, self._server = proxy, client, server
         self._queries: dict[bytes, bytes] = {}
         self._losing = False
+        self.role = "lent"
+        self.stalled = self.slow = False
+        self.left: int | None = None
 
     def cut(self) -> None:
+        """End it by a reset, where there is such a thing."""
         for _, writer in (self._client, self._server):
+            end: socket.socket = writer.get_extra_info("socket")
+            with suppress(OSError):  # it is closed already
+                if end.family != socket.AF_UNIX:
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
+
+    async def _forward(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        if self.stalled:
+            return
+        if self.left is not None:
+            data, self.left = data[: self.left], self.left - len(data)
+        for first in range(0, len(data), 100) if self.slow else ():
+            writer.write(data[first : first + 100])
+            await asyncio.sleep(0.1)
+        if not self.slow:
+            writer.write(data)
+        await writer.drain()
+        if self.left is not None and self.left <= 0:
+            raise ConnectionResetError
 
     async def run(self) -> None:
         try:
@@ -91,30 +145,41 @@ class _Link:
     async def _upwards(self) -> None:
         reader, writer = self._client[0], self._server[1]
         length = await reader.readexactly(4)  # the startup message has no type
-        writer.write(length + await reader.readexactly(int.from_bytes(length) - 4))
+        startup = await reader.readexactly(int.from_bytes(length) - 4)
+        self.role = role_of(startup)
+        await self._forward(writer, length + startup)
         while True:
             kind, body = await _message(reader)
             if kind == b"P":
                 name, query = body[4:].split(b"\0")[:2]
                 self._queries[name] = query
+                if self.role == "pool" and any(one in query for one in CONTROL):
+                    self.role = "control"
             elif kind == b"B" and self._proxy.lose_replies:
                 query = self._queries.get(body[4:].split(b"\0")[1], b"")
                 if self._proxy.of in query:
                     self._proxy.lose_replies -= 1
                     self._losing = True
-            writer.write(kind + body)
-            await writer.drain()
+            await self._forward(writer, kind + body)
 
     async def _downwards(self) -> None:
         reader, writer = self._server[0], self._client[1]
         while True:
             kind, body = await _message(reader)
             if not self._losing:
-                writer.write(kind + body)
-                await writer.drain()
+                await self._forward(writer, kind + body)
             elif kind == b"Z":  # only now has it committed
                 self._proxy.lost += 1
                 raise ConnectionResetError
+
+
+def role_of(startup: bytes) -> str:
+    """Who opens a connection, by the name that he gives."""
+    fields = startup[4:].split(b"\0")
+    name = next((value for key, value in pairwise(fields) if key == b"application_name"), b"")
+    if not name.startswith(b"eventstore"):
+        return "lent"
+    return name.decode().split()[1] if b" " in name else "pool"
 
 
 async def _message(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
@@ -123,14 +188,19 @@ async def _message(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
 
 
 @asynccontextmanager
-async def proxied(dsn: str) -> AsyncIterator[Proxy]:
-    """Run a proxy before the server of *dsn*."""
+async def proxied(dsn: str, *, tcp: bool = False) -> AsyncIterator[Proxy]:
+    """Run a proxy before the server of *dsn*; only TCP knows resets."""
     parts = urlsplit(dsn)
     query = parse_qs(parts.query)
     directory = tempfile.mkdtemp(prefix="px-", dir="/tmp")
-    here = parts._replace(query=f"host={directory}&port=1").geturl()
-    proxy = Proxy(here, query["host"][0], query["port"][0])
-    listening = await asyncio.start_unix_server(proxy.serve, f"{directory}/.s.PGSQL.1")
+    proxy = Proxy("", query["host"][0], query["port"][0])
+    if tcp:
+        listening = await asyncio.start_server(proxy.serve, "127.0.0.1")
+        where = f"host=127.0.0.1&port={listening.sockets[0].getsockname()[1]}&sslmode=disable"
+    else:
+        listening = await asyncio.start_unix_server(proxy.serve, f"{directory}/.s.PGSQL.1")
+        where = f"host={directory}&port=1"
+    proxy.dsn = parts._replace(query=where).geturl()
     try:
         yield proxy
     finally:
