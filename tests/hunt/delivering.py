@@ -205,7 +205,7 @@ class Hunt:
         """Everything that was noted, by nodes, by the database, and what the log holds."""
         self._journal.close()
         noted = [entry for path in sorted(self._directory.glob("*.jsonl")) for entry in entries(path)]
-        return noted + await self._log() + await self._moves() + await self._parked()
+        return noted + await self._log() + await moves(self.sql) + await parkings(self.sql)
 
     async def _log(self) -> list[Entry]:
         log = [
@@ -216,19 +216,6 @@ class Hunt:
         assert len(log) == self.appended
         return log
 
-    async def _moves(self) -> list[Entry]:
-        return [
-            Entry("moved", "database", position=row["position"], subscription=row["name"], partition=row["partition"],
-                  epoch=row["epoch"], pool_size=row["pool_size"], at=row["at"])
-            for row in await self.sql.fetch(MOVED)
-        ]  # fmt: skip
-
-    async def _parked(self) -> list[Entry]:
-        return [
-            Entry("parked", "database", position=row["position"], subscription=row["name"], at=row["at"])
-            for row in await self.sql.fetch(PARKED)
-        ]
-
     async def anomalies(self, *names: str) -> dict[str, list[str]]:
         """What the checker finds; nobody may be running any more."""
         return self.checked(await self.journals(), *names)
@@ -237,6 +224,23 @@ class Hunt:
         """The first anomalies of each kind in *journals*."""
         found = check_deliveries(journals, names, self.plan.window)
         return {kind: some[:3] for kind, some in found.items()}
+
+
+async def moves(sql: asyncpg.Connection) -> list[Entry]:
+    """Every state of every checkpoint, in order."""
+    return [
+        Entry("moved", "database", position=row["position"], subscription=row["name"], partition=row["partition"],
+              epoch=row["epoch"], pool_size=row["pool_size"], at=row["at"])
+        for row in await sql.fetch(MOVED)
+    ]  # fmt: skip
+
+
+async def parkings(sql: asyncpg.Connection) -> list[Entry]:
+    """Every event that was ever parked."""
+    return [
+        Entry("parked", "database", position=row["position"], subscription=row["name"], at=row["at"])
+        for row in await sql.fetch(PARKED)
+    ]
 
 
 async def is_done(task: asyncio.Future[None]) -> bool:

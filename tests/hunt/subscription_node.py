@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from time import sleep, time
 from typing import Any
 
 import asyncpg
@@ -31,7 +31,7 @@ class Plan:
     Attributes:
         run: names of `HANDLERS`, each the name of its subscription too.
         pause: seconds a handler takes for an event, and a batch for all of its.
-        failing: streams that "plain" refuses, as long as the file `mended` is not there.
+        failing: streams that "plain" refuses, or "picky" where that runs, as long as the file `mended` is not there.
     """
 
     run: tuple[str, ...] = ("plain",)
@@ -69,7 +69,7 @@ class Noted:
         self._journal, self._name = Journal(path), name
 
     def note(self, kind: Any, **fields: Any) -> None:
-        self._journal.note(Entry(kind, self._name, at=time.time(), **fields))
+        self._journal.note(Entry(kind, self._name, at=time(), **fields))
 
     def event(self, kind: Any, event: Event, delivery: Delivery) -> None:
         self.note(
@@ -98,14 +98,23 @@ class Noted:
 
 def plain(store: EventStore, plan: Plan, noted: Noted) -> None:
     """One event a call."""
-    policy = FailurePolicy(**plan.policy)
-    failing, mended = set(plan.failing), Path(plan.mended or "/nowhere")
+    singly("plain", store, plan, noted, () if "picky" in plan.run else plan.failing)
 
-    @store.handler("plain", All(), pool_size=plan.pool_size, policy=policy)
+
+def picky(store: EventStore, plan: Plan, noted: Noted) -> None:
+    """As plain, and refuses some streams."""
+    singly("picky", store, plan, noted, plan.failing)
+
+
+def singly(name: str, store: EventStore, plan: Plan, noted: Noted, failing: Iterable[str]) -> None:
+    policy = FailurePolicy(**plan.policy)
+    refused, mended = set(failing), Path(plan.mended or "/nowhere")
+
+    @store.handler(name, All(), pool_size=plan.pool_size, policy=policy)
     async def handle(event: Event, delivery: Delivery) -> None:
         noted.event("begin", event, delivery)
         await asyncio.sleep(plan.pause)
-        if event.stream in failing and not mended.exists():
+        if event.stream in refused and not mended.exists():
             raise ValueError(f"no {event.stream}")
         noted.event("handled", event, delivery)
 
@@ -180,7 +189,7 @@ def odd(store: EventStore, plan: Plan, noted: Noted) -> None:
         match event.type:
             case "Blocks" if not Path(plan.mended).exists():
                 Path(plan.mended).touch()
-                time.sleep(5 * plan.lease_ttl)  # noqa: ASYNC251 - it is what is tested
+                sleep(5 * plan.lease_ttl)  # noqa: ASYNC251 - it is what is tested
             case "Hangs":
                 await asyncio.Event().wait()
             case "Raises":
@@ -193,7 +202,7 @@ def odd(store: EventStore, plan: Plan, noted: Noted) -> None:
 
 
 HANDLERS: dict[str, Callable[[EventStore, Plan, Noted], None]] = {
-    one.__name__: one for one in (plain, batch, fold, cases, odd)
+    one.__name__: one for one in (plain, picky, batch, fold, cases, odd)
 }
 
 
