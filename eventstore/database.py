@@ -108,12 +108,12 @@ SQLSTATES: dict[str, Callable[[asyncpg.PostgresError], errors.EventStoreError]] 
     "28000": _as(errors.DatabaseUnavailable),
     "28P01": _as(errors.DatabaseUnavailable),
     "25006": _as(errors.DatabaseUnavailable),
-    "53300": _as(errors.DatabaseUnavailable),
+    "54000": _as(errors.DatabaseUnavailable),  # the queue of notifications is full
     "26000": _unprepared,
     "42P05": _unprepared,
 }
-"""SQLSTATE → error; classes 08 (connection) and 57 (shutdown) are `DatabaseUnavailable` as a whole, class 22 (a value
-out of range) is `ConfigurationError`."""
+"""SQLSTATE → error; classes 08 (connection), 53 (no disk, memory or connections left) and 57 (shutdown) are
+`DatabaseUnavailable` as a whole, class 22 (a value out of range) is `ConfigurationError`."""
 
 CONSTRAINTS: dict[str, Callable[[asyncpg.PostgresError], errors.EventStoreError]] = {
     "events_id_key": lambda error: errors.DuplicateEventId(
@@ -143,7 +143,7 @@ def _named(error: asyncpg.PostgresError) -> errors.EventStoreError | None:
         return constraint(error)
     if state in SQLSTATES:
         return SQLSTATES[state](error)
-    if state[:2] in ("08", "57"):
+    if state[:2] in ("08", "53", "57"):
         return errors.DatabaseUnavailable(_message(error))
     return errors.ConfigurationError(_message(error)) if state.startswith("22") else None
 

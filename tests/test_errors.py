@@ -26,8 +26,8 @@ def test_every_sqlstate_the_functions_raise_has_an_error() -> None:
     assert {state for state in SQLSTATES if state.startswith("ES")} <= raised
 
 
-@pytest.mark.parametrize("state", ["08006", "57P01", "57P03"])
-def test_lost_connections_are_unavailability(state: str) -> None:
+@pytest.mark.parametrize("state", ["08006", "57P01", "57P03", "53100", "53300", "54000"])
+def test_lost_connections_and_whatever_the_server_has_run_out_of_are_unavailability(state: str) -> None:
     error = asyncpg.PostgresError("gone")
     error.sqlstate = state
     with pytest.raises(DatabaseUnavailable), mapped_errors():

@@ -1,0 +1,22 @@
+"""A durable server of its own for each test, a copy of what is made once in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.server import Server, server, template
+
+
+@pytest.fixture(scope="module")
+def data() -> Iterator[Path]:
+    with template() as made:
+        yield made
+
+
+@pytest.fixture
+def own(data: Path) -> Iterator[Server]:
+    with server(data) as started:
+        yield started
