@@ -97,7 +97,7 @@ class MoveClock(_Kill):
 class FreezeNode:
     """A node is halted for longer than its lease runs, and goes on in the middle of whatever it did."""
 
-    lasts = (1.5, 3.0)  # leases
+    lasts: tuple[float, float] = (1.5, 3.0)  # leases
 
     async def start(self, field: Campaign) -> str:
         self.lasts = tuple(field.plan.lease_ttl * times for times in FreezeNode.lasts)  # type: ignore[assignment]
@@ -115,10 +115,13 @@ class FreezeNode:
 class _Links:
     """Some connections of some kind of process, of one role or of all, fare badly."""
 
-    lasts = (0.5, 5.0)
+    lasts: tuple[float, float] = (0.5, 5.0)
+
+    def __init__(self, kind: str = "", role: str = "") -> None:
+        self.kind, self.role = kind, role
 
     async def start(self, field: Campaign) -> str:
-        self.kind, role = field.rng.choice(list(field.proxies)), field.rng.choice(ROLES)
+        self.kind, role = self.kind or field.rng.choice(list(field.proxies)), self.role or field.rng.choice(ROLES)
         self.proxy: Proxy = field.proxies[self.kind]
         links = self.proxy.links(role) or self.proxy.links()
         self.links = [link for link in links if field.rng.random() < 0.7] or links[:1]
@@ -172,6 +175,23 @@ class Stall(_Links):
             link.cut()
 
 
+class Delay(_Links):
+    """What is sent arrives later than a lease lasts, also if whoever sent it has given it up."""
+
+    lasts = FreezeNode.lasts
+
+    async def start(self, field: Campaign) -> str:
+        self.lasts = tuple(field.plan.lease_ttl * times for times in FreezeNode.lasts)  # type: ignore[assignment]
+        self.later = asyncio.Event()
+        return await super().start(field)
+
+    def hit(self, link: Link, rng: random.Random) -> None:
+        link.held = self.later
+
+    async def heal(self, field: Campaign) -> None:
+        self.later.set()
+
+
 class Lose(Stall):
     """They are half-open for good: nobody is ever told."""
 
@@ -182,7 +202,7 @@ class Vanish(Stall):
     """Every connection of one kind of process is half-open, new ones as well."""
 
     async def start(self, field: Campaign) -> str:
-        self.kind = field.rng.choice(list(field.proxies))
+        self.kind = self.kind or field.rng.choice(list(field.proxies))
         self.proxy = field.proxies[self.kind]
         self.links = self.proxy.links()
         for link in self.links:
@@ -333,6 +353,7 @@ NEMESES: dict[str, Callable[[], Nemesis]] = {
     "cut-inside": CutInside,
     "slow": Slow,
     "stall": Stall,
+    "delay": Delay,
     "lose": Lose,
     "vanish": Vanish,
     "refuse": Refuse,

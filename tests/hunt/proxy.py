@@ -1,7 +1,7 @@
 """A byte proxy before Postgres that knows just enough of the protocol to lose what a test wants to be lost.
 
-Each connection can be cut, cut in the middle of a message, slowed down, or stalled: half-open, it takes bytes and
-brings none, and nobody is told.
+Each connection can be cut, cut in the middle of a message, slowed down, held back, or stalled: half-open, it takes
+bytes and brings none, and nobody is told.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ class Link:
     Attributes:
         role: ``pool``, ``control``, ``lent`` (a caller's own), or ``listener``, ``notifier``, ``pubsub``.
         stalled: what comes from either side is swallowed.
+        held: what comes is held back until this is set, and brought then, also if who sent it has left.
         slow: it brings 1,000 bytes a second.
         left: so many bytes until it is cut.
     """
@@ -107,6 +108,7 @@ class Link:
         self._losing = False
         self.role = "lent"
         self.stalled = self.slow = False
+        self.held: asyncio.Event | None = None
         self.left: int | None = None
 
     def cut(self) -> None:
@@ -119,6 +121,8 @@ class Link:
             writer.transport.abort()
 
     async def _forward(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        if self.held is not None:
+            await self.held.wait()
         if self.stalled:
             return
         if self.left is not None:
