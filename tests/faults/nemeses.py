@@ -240,7 +240,7 @@ class EndBackends:
     async def start(self, field: Campaign) -> str:
         ended = await field.ask(
             "select count(pg_terminate_backend(pid)) from (select pid from pg_stat_activity"
-            " where backend_type = 'client backend' and pid <> pg_backend_pid() order by random() limit $1) some",
+            " where backend_type = 'client backend' and pid <> pg_backend_pid() order by random() limit $1) chosen",
             field.rng.randrange(1, 8),
         )
         return f"{ended} backends"
