@@ -20,13 +20,14 @@ from uuid import UUID
 import asyncpg
 
 from eventstore import errors
+from eventstore.answers import Answers
 from eventstore.counting import Reads
 from eventstore.moments import hand_over_numbers
 from eventstore.poolers import CACHED, Way, is_pooled, moves, spare_settings
 from eventstore.redaction import redacted, told
 from eventstore.schema import REVISION, quoted
 from eventstore.servers import SERVED_BY, Server, timeline_of
-from eventstore.service import to_its_end
+from eventstore.service import Tasks, to_its_end
 from eventstore.settings import Settings
 
 if TYPE_CHECKING:
@@ -260,6 +261,8 @@ class Database:
         self.reads, self.ended = reads or Reads(), 0
         self.way, self._way_known = Way(), True
         self._server: Server = beside._server if beside else Server()
+        self._answers: Answers = beside._answers if beside else Answers(self._asking)
+        self._tasks, self._dsn = Tasks(), ""
         self._server.on_change(self._tell_lost)
         self.schema, self._prefix = "", ""
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
@@ -348,6 +351,10 @@ class Database:
                 self.way, self._way_known = Way(cache or 0, True, moving), True
                 log.info("a pooler stands in between; statement_cache_size is %d", self.way.cache)
                 await self._open(dsn)
+        # Behind a pooler a connection's backend is not the one that works for it.
+        if self._beside is None and not self.way.pooled:
+            self._dsn = dsn
+            self._tasks.supervise("answers", self._answers.look_again_and_again)
         if self._lent:
             return
         try:
@@ -355,6 +362,15 @@ class Database:
         except BaseException:
             await self.stop()
             raise
+
+    @asynccontextmanager
+    async def _asking(self) -> AsyncIterator[Any]:
+        connection = await connect(self._dsn, timeout=self._settings.connect_timeout)
+        try:
+            with mapped_errors():
+                yield connection
+        finally:
+            connection.terminate()
 
     async def _open(self, dsn: str) -> None:
         self._pool = pool = await asyncpg.create_pool(
@@ -393,6 +409,7 @@ class Database:
 
     async def stop(self) -> None:
         """Close every connection; those that do not end within five seconds are cut."""
+        await self._tasks.stop()
         pool, self._pool = self._pool, None
         if pool is None:
             return
@@ -413,7 +430,11 @@ class Database:
         with mapped_errors():
             connection = await self._taken(pool)
             try:
-                yield connection
+                if self._lent:
+                    with self._answers.awaited(connection, lent=True):
+                        yield connection
+                else:
+                    yield connection
             except BaseException:
                 await to_its_end(self._release(pool, connection))
                 raise
@@ -472,7 +493,10 @@ class Database:
 
     async def _fetched(self, connection: Connection, function: str, statement: str, args: Sequence[Any]) -> Any:
         if not self.way.pooled or function not in (PAGES, *SETTLING):
-            return await connection.fetch(statement, *args)
+            if self._lent or connection in self._answers:  # somebody looks after it already
+                return await connection.fetch(statement, *args)
+            with self._answers.awaited(connection):
+                return await connection.fetch(statement, *args)
         if function == PAGES:
             rows = await connection.fetch(statement, *args)
             self._server.met(rows[-1]["served_by"])

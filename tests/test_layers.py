@@ -32,6 +32,7 @@ LAYERS = (
         "schema",
         "poolers",
         "servers",
+        "answers",
         "database",
         "roles",
         "planning",

@@ -1,0 +1,80 @@
+"""Connections that are dead without having ended: nobody is told, and everything goes on all the same."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import pytest
+
+from eventstore import All, Delivery, Event, EventStore, NewEvent, answers
+from tests.conftest import QUICK
+from tests.hunt.proxy import Proxy, proxied
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "WAITED", 0.5)
+
+
+@asynccontextmanager
+async def opened(db: str) -> Any:
+    async with asyncio.timeout(60), proxied(db) as proxy, EventStore(proxy.dsn, settings=QUICK) as store:
+        yield proxy, store
+
+
+def go_silent(proxy: Proxy) -> None:
+    for link in proxy.links():
+        link.stalled = True
+
+
+async def test_an_append_gets_through(db: str) -> None:
+    async with opened(db) as (proxy, store):
+        await store.append("s", [NewEvent("T")])
+        go_silent(proxy)
+        assert (await store.append("s", [NewEvent("T")])).version == 2
+
+
+async def test_a_listener_hears_of_what_comes(db: str) -> None:
+    async with opened(db) as (proxy, store), EventStore(db, settings=QUICK) as other, store.listen(after=0) as events:
+        await other.append("s", [NewEvent("T")])
+        await anext(events)
+        go_silent(proxy)
+        await other.append("s", [NewEvent("T")])
+        assert (await anext(events)).version == 2
+
+
+async def test_handlers_and_projections_go_on(db: str) -> None:
+    async with opened(db) as (proxy, store), EventStore(db, settings=QUICK) as other:
+        silent = asyncio.Event()
+
+        @store.handler("plain", All())
+        async def handle(event: Event, delivery: Delivery) -> None: ...
+
+        @store.projection("folded", All())
+        async def project(events: list[Event], tx: asyncpg.Connection) -> None:
+            await tx.execute("select 1")
+            if not silent.is_set():
+                silent.set()
+                go_silent(proxy)
+            await tx.execute("select 1")
+
+        async with store.running():
+            position = (await other.append("s", [NewEvent("T")])).position
+            for name in ("plain", "folded"):
+                await other.subscriptions.wait_for(name, position, timeout=40)
+
+
+async def test_who_waits_for_a_lock_is_left_alone(db: str, sql: asyncpg.Connection) -> None:
+    async with opened(db) as (proxy, store):
+        await store.append("s", [NewEvent("T")])
+        async with sql.transaction():
+            await sql.execute("select from eventstore.streams for update")
+            waiting = asyncio.create_task(store.append("s", [NewEvent("T")]))
+            await asyncio.wait([waiting], timeout=2.0)
+            assert not waiting.done()
+            ended = store._database.ended
+        assert (await waiting).version == 2
+        assert store._database.ended == ended == 0
