@@ -269,6 +269,9 @@ class _Append:
 class IdleTransaction(_Append):
     """A transaction has appended and does nothing more; then it commits or rolls back."""
 
+    def __init__(self, commits: bool | None = None) -> None:
+        self.commits = commits
+
     async def start(self, field: Campaign) -> str:
         self.connection = await field.connect()
         await self.connection.execute("begin")
@@ -276,7 +279,8 @@ class IdleTransaction(_Append):
         return "one append"
 
     async def heal(self, field: Campaign) -> None:
-        commits, connection = field.rng.random() < 0.5, self.connection
+        connection, commits = self.connection, self.commits
+        commits = field.rng.random() < 0.5 if commits is None else commits
         try:
             await connection.execute("commit" if commits else "rollback")
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):

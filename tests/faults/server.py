@@ -52,10 +52,10 @@ class Server(Cluster):
 
 
 @contextmanager
-def server(data: Path) -> Iterator[Server]:
+def server(data: Path, **settings: str) -> Iterator[Server]:
     """Start a durable server on a copy of *data*, in a directory of its own; nothing of it is left."""
     root = made_for_server(Path(mkdtemp(prefix="faults-")))
-    started = Server(root, **DURABLE)
+    started = Server(root, **(DURABLE | settings))
     try:
         run("cp", "-a", data, started.data, cwd=root)
         started.start()

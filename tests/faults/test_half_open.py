@@ -68,7 +68,7 @@ async def test_handlers_and_projections_go_on(db: str) -> None:
 
 
 async def test_who_waits_for_a_lock_is_left_alone(db: str, sql: asyncpg.Connection) -> None:
-    async with opened(db) as (proxy, store):
+    async with opened(db) as (_, store):
         await store.append("s", [NewEvent("T")])
         async with sql.transaction():
             await sql.execute("select from eventstore.streams for update")

@@ -127,11 +127,11 @@ class Link:
             return
         if self.left is not None:
             data, self.left = data[: self.left], self.left - len(data)
-        for first in range(0, len(data), 100) if self.slow else ():
-            writer.write(data[first : first + 100])
+        while self.slow and data:
+            writer.write(data[:100])
+            data = data[100:]
             await asyncio.sleep(0.1)
-        if not self.slow:
-            writer.write(data)
+        writer.write(data)
         await writer.drain()
         if self.left is not None and self.left <= 0:
             raise ConnectionResetError
