@@ -206,7 +206,7 @@ class Campaign:
                     return wrote, time.monotonic() - began
             await asyncio.sleep(0.05)
         self.stuck.append(f"after {within:g} s: written again: {wrote is not None}; not delivered: {last}")
-        return within, within
+        return within if wrote is None else wrote, within
 
     # -- the end
 

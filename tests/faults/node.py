@@ -9,6 +9,7 @@ import asyncio
 import json
 import sys
 
+import tests.hunt.journal  # noqa: F401 - before the clock is set: journals go by the time that all processes share
 from tests.faults.clocks import mend_datetimes, set_clock
 
 

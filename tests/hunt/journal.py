@@ -7,9 +7,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
+from time import time as now
 from typing import Literal
 
-__all__ = ["Entry", "Journal", "entries"]
+__all__ = ["Entry", "Journal", "entries", "now"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,14 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from time import sleep, time
+from time import sleep
 from typing import Any
 
 import asyncpg
 from pydantic import BaseModel
 
 from eventstore import All, Delivery, Event, EventStore, FailurePolicy, Settings, event_type
-from tests.hunt.journal import Entry, Journal
+from tests.hunt.journal import Entry, Journal, now
 
 __all__ = ["Plan"]
 
@@ -69,7 +69,7 @@ class Noted:
         self._journal, self._name = Journal(path), name
 
     def note(self, kind: Any, **fields: Any) -> None:
-        self._journal.note(Entry(kind, self._name, at=time(), **fields))
+        self._journal.note(Entry(kind, self._name, at=now(), **fields))
 
     def event(self, kind: Any, event: Event, delivery: Delivery) -> None:
         self.note(
