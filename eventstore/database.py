@@ -23,10 +23,10 @@ from eventstore import errors
 from eventstore.answers import Answers
 from eventstore.counting import Reads
 from eventstore.moments import hand_over_numbers
-from eventstore.poolers import CACHED, Way, is_pooled, moves, spare_settings
+from eventstore.poolers import CACHED, Way, moves, spare_settings
 from eventstore.redaction import redacted, told
 from eventstore.schema import REVISION, quoted
-from eventstore.servers import SERVED_BY, Server, timeline_of
+from eventstore.servers import SERVED_BY, Server, introduced
 from eventstore.service import Tasks, to_its_end
 from eventstore.settings import Settings
 
@@ -236,7 +236,7 @@ class Database:
     """A pool of connections to one schema, and the only way this package calls SQL.
 
     Args:
-        connections: how many at most; the first one is opened by `start`.
+        connections: how many at most; the first one is opened by `start`, unless there is another database beside.
         lent: for code that is not this package's. They are as asyncpg opens them, the first one when it is needed, and
             reset before they are used again.
         reads: counts the pages of the log that are read here; None: nobody looks.
@@ -258,6 +258,8 @@ class Database:
         beside: Database | None = None,
     ) -> None:
         self._settings, self._connections, self._lent, self._beside = settings, connections, lent, beside
+        # What `start` looks for was found by the other one, and a connection costs a server several milliseconds.
+        self._lazy = lent or beside is not None
         self.reads, self.ended = reads or Reads(), 0
         self.way, self._way_known = Way(), True
         self._server: Server = beside._server if beside else Server()
@@ -303,30 +305,34 @@ class Database:
         for callback in tuple(self._lost):
             callback()
 
-    async def _look_around(self, connection: Any) -> None:
-        if self.way.moves:
-            spare_settings(connection)
-        self._server.follows(await timeline_of(connection))
-
-    async def _prepare(self, connection: Any) -> None:
+    async def _meet(self, connection: Any) -> str:
+        """Find out who serves a new connection; return the isolation level of a transaction that names none."""
         # Before anything else, which would leave prepared statements on a backend that is not this connection's own.
-        if not self._way_known and await is_pooled(connection):
+        met = await introduced(connection)
+        if not self._way_known and met["backend"] != connection.get_server_pid():
             raise _Pooled
         self._way_known = True
-        await self._look_around(connection)
+        if self.way.moves:
+            spare_settings(connection)
+        self._server.follows(met["timeline"])
+        return str(met["isolation"])
+
+    async def _lend(self, connection: Any) -> None:
+        await self._meet(connection)
+
+    async def _prepare(self, connection: Any) -> None:
+        isolation = await self._meet(connection)
         connection.add_termination_listener(self._connection_lost)
         await hand_over_numbers(connection)
         # The horizon needs it.
-        if not self.way.pooled:
-            await connection.execute(
-                "select set_config('default_transaction_isolation', 'read committed', false)"
-                " where current_setting('default_transaction_isolation') <> 'read committed'"
-            )
-        elif (level := await connection.fetchval("show default_transaction_isolation")) != "read committed":
+        if isolation == "read committed":
+            return
+        if self.way.pooled:
             raise errors.ConfigurationError(
-                f"the role's transactions are {level} by default, which nothing can change for a single connection "
+                f"the role's transactions are {isolation} by default, which nothing can change for a single connection "
                 "behind a pooler: alter role … set default_transaction_isolation to 'read committed'"
             )
+        await connection.execute("set default_transaction_isolation to 'read committed'")
 
     async def start(self, dsn: str, schema: str) -> None:
         """Open the pool and check that the schema is new enough.
@@ -339,7 +345,7 @@ class Database:
         self._statements.clear()
         cache = self._settings.statement_cache_size
         self.way = self._beside.way if self._beside else Way(CACHED if cache is None else cache)
-        self._way_known = self._lent or self._beside is not None
+        self._way_known = self._lazy
         if self._beside is None:
             self._server.forget()
         with _opening(dsn):
@@ -355,7 +361,7 @@ class Database:
         if self._beside is None and not self.way.pooled:
             self._dsn = dsn
             self._tasks.supervise("answers", self._answers.look_again_and_again)
-        if self._lent:
+        if self._lazy:
             return
         try:
             await self._check_revision(schema)
@@ -383,12 +389,12 @@ class Database:
             max_queries=sys.maxsize,
             # Calls leave no session state behind, so there is nothing to reset. Through a pooler nothing can be.
             reset=None if self._lent and not self.way.moves else _nothing,
-            init=self._look_around if self._lent else self._prepare,
+            init=self._lend if self._lent else self._prepare,
             timeout=self._settings.connect_timeout,
             statement_cache_size=self.way.cache,
             server_settings={"application_name": "eventstore"},
         )
-        if self._lent:
+        if self._lazy:
             return
         try:
             await pool.release(await pool.acquire())

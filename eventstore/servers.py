@@ -13,14 +13,14 @@ checkpoints, and a listener has to find the event that it returned last.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import asyncpg
 
 from eventstore.errors import DatabaseUnavailable
 
-__all__ = ["SERVED_BY", "Server", "timeline_of"]
+__all__ = ["SERVED_BY", "Server", "introduced"]
 
 TIMELINE = "case when pg_is_in_recovery() then '' else left(pg_walfile_name(pg_current_wal_lsn()), 8) end"
 """Empty on a standby, which follows whatever timeline there is."""
@@ -85,9 +85,25 @@ class Server:
         raise DatabaseUnavailable("the server behind the pooler was restarted, or is another one now")
 
 
-async def timeline_of(connection: Any) -> str:
-    """Return the timeline of the server behind *connection*; empty where it does not tell."""
+async def introduced(connection: Any) -> Mapping[str, Any]:
+    """Ask who serves *connection*, which leaves nothing behind on the backend.
+
+    Returns:
+        backend: its process.
+        timeline: empty where the server does not tell.
+        isolation: of a transaction that names none.
+    """
     try:
-        return str(await connection.fetchval(f"select {TIMELINE}"))
+        return await _asked(connection, TIMELINE)
     except asyncpg.PostgresError:
-        return ""
+        return await _asked(connection, "''")
+
+
+async def _asked(connection: Any, timeline: str) -> Mapping[str, Any]:
+    # Unnamed, so that behind a pooler both of its messages reach the same backend, and none keeps it.
+    statement = await connection.prepare(
+        f"select pg_backend_pid() as backend, {timeline} as timeline,"
+        " current_setting('default_transaction_isolation') as isolation",
+        name="",
+    )
+    return dict(await statement.fetchrow())
