@@ -22,6 +22,7 @@ import asyncpg
 from eventstore import errors
 from eventstore.answers import Answers
 from eventstore.counting import Reads
+from eventstore.introspection import Knowing
 from eventstore.moments import hand_over_numbers
 from eventstore.poolers import CACHED, Way, moves, spare_settings
 from eventstore.redaction import redacted, told
@@ -178,7 +179,11 @@ async def connect(dsn: str, *, timeout: float = 10.0, cache: int = 0, name: str 
     """
     with _opening(dsn):
         return await asyncpg.connect(
-            dsn, timeout=timeout, statement_cache_size=cache, server_settings={"application_name": name}
+            dsn,
+            timeout=timeout,
+            statement_cache_size=cache,
+            server_settings={"application_name": name},
+            connection_class=Knowing,
         )
 
 
@@ -393,6 +398,7 @@ class Database:
             timeout=self._settings.connect_timeout,
             statement_cache_size=self.way.cache,
             server_settings={"application_name": "eventstore"},
+            connection_class=Knowing,
         )
         if self._lazy:
             return

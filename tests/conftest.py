@@ -22,6 +22,7 @@ from pytest_postgresql import factories
 
 from eventstore import EventStore, Settings
 from eventstore.schema import migrate
+from tests.emptying import Emptied
 
 # Processes that tests start import the same modules again and again: what was compiled is kept, whoever says no.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -37,6 +38,14 @@ QUICK = Settings(
 """Short periods, so that tests wait for little; nothing in a test depends on their exact length."""
 
 
+SERVER = {
+    "max_connections": 200,
+    "max_prepared_transactions": 10,
+    "autovacuum_naptime": 86_400,  # nothing lives long enough for it
+    "io_method": "sync",  # there is no disk to wait for
+}
+
+
 def _shared_memory() -> str | None:
     enough = os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > 1 << 30
     return "/dev/shm" if enough else None
@@ -50,9 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
         from eventstore.embedded import EmbeddedPostgres
 
         root = Path(tempfile.mkdtemp(prefix="es-", dir=_shared_memory()))
-        server = EmbeddedPostgres(
-            root / "data", durable=False, settings={"max_connections": 200, "max_prepared_transactions": 10}
-        )
+        server = EmbeddedPostgres(root / "data", durable=False, settings=SERVER)
         server.start()
         config.stash[_SERVER] = (server, root)
         os.environ.update(TEST_PG_HOST=server.host, TEST_PG_PORT=str(server.port))
@@ -130,10 +137,18 @@ def databases(pg: Any) -> Iterator[Databases]:
     made.close()
 
 
+@pytest.fixture(scope="session")
+def emptied(databases: Databases, pg: Any) -> Iterator[Emptied]:
+    """Lends a migrated database to one test after another."""
+    one = Emptied(lambda: databases.fresh(pg.dbname))
+    yield one
+    one.close()
+
+
 @pytest.fixture
-def db(databases: Databases, pg: Any) -> Iterator[str]:
-    """DSN of a fresh database, migrated."""
-    with databases.fresh(pg.dbname) as dsn:
+def db(emptied: Emptied) -> Iterator[str]:
+    """DSN of a migrated database in which nothing is stored."""
+    with emptied.lent() as dsn:
         yield dsn
 
 

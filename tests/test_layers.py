@@ -31,6 +31,7 @@ LAYERS = (
         "service",
         "schema",
         "poolers",
+        "introspection",
         "servers",
         "answers",
         "database",

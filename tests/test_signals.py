@@ -197,7 +197,10 @@ async def test_nothing_is_left_behind_when_a_store_closes(db: str, sql: asyncpg.
         await store.append("s", [NewEvent(type="A")])
         await collect(events, 1)
     assert len(asyncio.all_tasks()) == before
-    query = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+    query = (
+        "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+        " and application_name <> 'emptying'"
+    )
     while await sql.fetchval(query):
         await asyncio.sleep(0.005)
 

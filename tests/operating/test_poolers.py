@@ -61,6 +61,7 @@ async def left_behind(pooled: str, sql: asyncpg.Connection) -> list[str]:
     """What is held in the database, or lies about on the pooler's backends, all of which are looked at."""
     backends = await sql.fetchval(
         "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+        " and application_name <> 'emptying'"
     )
     found = [row[0] for row in await sql.fetch(LEFT_BEHIND)]
     looking = [await asyncpg.connect(pooled, statement_cache_size=0) for _ in range(backends)]
