@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 LOCK   := requirements/ci.txt
 STAMP  := $(VENV)/$(if $(LOCKED),.locked,.installed)
 
-.PHONY: install check audit lock test build demo hunt bench screenshots format clean
+.PHONY: install check audit lock test thorough test-all build demo hunt bench screenshots format clean
 
 install: $(STAMP)
 
@@ -37,8 +37,17 @@ lock: install
 
 # Three at a time on two cores: many tests wait for something. A file's tests stay together, and the long files, which
 # are not those with the most tests, do not come last.
+PYTEST = $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
 test: install
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not thorough"
+
+# What is slow for what it shows: more processes, browsers and cases. tests/thorough.py names it.
+thorough: install
+	$(PYTEST) -m thorough
+
+test-all: install
+	$(PYTEST)
 
 # What is released: the wheel, the sources, and what comes with the wheel as bills of materials.
 build: install

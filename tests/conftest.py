@@ -23,6 +23,7 @@ from pytest_postgresql import factories
 from eventstore import EventStore, Settings
 from eventstore.schema import migrate
 from tests.emptying import Emptied
+from tests.thorough import is_thorough
 
 # Processes that tests start import the same modules again and again: what was compiled is kept, whoever says no.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -67,6 +68,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.postgresql_port = os.environ["TEST_PG_PORT"]
     # Several runs may share a server that was given.
     config.option.postgresql_dbname = f"tests_{os.getpid()}"
+
+
+@pytest.hookimpl(tryfirst=True)  # before what -m leaves out is left out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if is_thorough(item.nodeid):
+            item.add_marker("thorough")
 
 
 def pytest_collection_finish() -> None:
