@@ -34,12 +34,12 @@ async def nodes(sql: asyncpg.Connection) -> None:
 
 async def aged(sql: asyncpg.Connection, position: int, seconds: float) -> None:
     """Let the event at *position*, and those before it, be so much older."""
-    await sql.execute("alter table eventstore.events disable trigger user")
-    await sql.execute(
-        "update eventstore.events set recorded_at = recorded_at - $2 * interval '1 s' where position <= $1",
-        position, seconds,
-    )  # fmt: skip
-    await sql.execute("alter table eventstore.events enable trigger user")
+    async with sql.transaction():
+        await sql.execute("set local session_replication_role = replica")  # no trigger refuses it
+        await sql.execute(
+            "update eventstore.events set recorded_at = recorded_at - $2 * interval '1 s' where position <= $1",
+            position, seconds,
+        )  # fmt: skip
 
 
 async def place(
