@@ -1,4 +1,4 @@
-"""How the log is looked through: the plans of the very text that read_events_v1 executes, at a million events.
+"""How the log is looked through: the plans of the very text that read_events_v1 executes, at 300,000 events.
 
 The database is made once for the module, as its owner, past the append functions: rows first, then indexes.
 """
@@ -21,7 +21,7 @@ from eventstore.log.read import Reading
 from eventstore.selectors import Selector, dump
 from tests.conftest import Databases
 
-SMALL, LARGE = 10_000, 1_000_000
+SMALL, LARGE = 10_000, 300_000
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 
 # A hundred events, evenly spread, are of a rare type, in streams of a rare category, and have a rare tag; the others
@@ -223,7 +223,7 @@ def seconds(count: int) -> datetime:
     return BEGAN + timedelta(seconds=count)
 
 
-@pytest.mark.parametrize("since", [1, 3, 500_001, LARGE - 1, LARGE + 1])
+@pytest.mark.parametrize("since", [1, 3, LARGE // 2 + 1, LARGE - 1, LARGE + 1])
 def test_the_bounds_of_a_time_are_exact_and_found_by_looking_at_little(
     large: psycopg.Connection[Any], since: int
 ) -> None:
@@ -239,7 +239,7 @@ def test_the_bounds_of_a_time_are_exact_and_found_by_looking_at_little(
 def test_a_start_by_time_touches_few_blocks(large: psycopg.Connection[Any]) -> None:
     found = large.execute(
         "explain (analyze, buffers, timing off, format json) select eventstore.start_position_v1(%s)",
-        [json.dumps(seconds(500_000).isoformat())],
+        [json.dumps(seconds(LARGE // 2).isoformat())],
     ).fetchone()
     assert found is not None
     assert buffers(found[0][0]["Plan"]) < 2_000
@@ -256,7 +256,7 @@ async def test_a_rare_type_takes_few_queries_in_a_large_log(logs: dict[int, str]
         store._database.rows = counted  # type: ignore[method-assign]
         reading = Reading(store._database, EventType("Rare"), clock=lambda: 0.0)
         assert len([event async for event in reading]) == 100
-        assert calls == ["read_events_v1"] * 5
+        assert calls == ["read_events_v1"] * 4
 
 
 # -- the checker
