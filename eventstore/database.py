@@ -22,7 +22,6 @@ import asyncpg
 from eventstore import errors
 from eventstore.answers import Answers
 from eventstore.counting import Reads
-from eventstore.introspection import Knowing
 from eventstore.moments import hand_over_numbers
 from eventstore.poolers import CACHED, Way, moves, spare_settings
 from eventstore.redaction import redacted, told
@@ -183,7 +182,6 @@ async def connect(dsn: str, *, timeout: float = 10.0, cache: int = 0, name: str 
             timeout=timeout,
             statement_cache_size=cache,
             server_settings={"application_name": name},
-            connection_class=Knowing,
         )
 
 
@@ -398,7 +396,6 @@ class Database:
             timeout=self._settings.connect_timeout,
             statement_cache_size=self.way.cache,
             server_settings={"application_name": "eventstore"},
-            connection_class=Knowing,
         )
         if self._lazy:
             return

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -21,13 +22,17 @@ import pytest
 from pytest_postgresql import factories
 
 from eventstore import EventStore, Settings
+from eventstore.embedded import find_binaries
 from eventstore.schema import migrate
 from tests.emptying import Emptied
+from tests.introspecting import ask_once
 from tests.thorough import is_thorough
 
 # Processes that tests start import the same modules again and again: what was compiled is kept, whoever says no.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+ask_once()
 
 QUICK = Settings(
     poll_interval=0.5,
@@ -39,17 +44,22 @@ QUICK = Settings(
 """Short periods, so that tests wait for little; nothing in a test depends on their exact length."""
 
 
-SERVER = {
+SERVER: dict[str, int | str] = {
     "max_connections": 200,
     "max_prepared_transactions": 10,
     "autovacuum_naptime": 86_400,  # nothing lives long enough for it
-    "io_method": "sync",  # there is no disk to wait for
 }
 
 
 def _shared_memory() -> str | None:
     enough = os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > 1 << 30
     return "/dev/shm" if enough else None
+
+
+def _without_waiting_for_disks() -> dict[str, int | str]:
+    said = subprocess.run([find_binaries() / "postgres", "--version"], capture_output=True, text=True, check=True)
+    version = int(said.stdout.split()[2].split(".")[0])
+    return {"io_method": "sync"} if version >= 18 else {}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -60,7 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
         from eventstore.embedded import EmbeddedPostgres
 
         root = Path(tempfile.mkdtemp(prefix="es-", dir=_shared_memory()))
-        server = EmbeddedPostgres(root / "data", durable=False, settings=SERVER)
+        server = EmbeddedPostgres(root / "data", durable=False, settings=SERVER | _without_waiting_for_disks())
         server.start()
         config.stash[_SERVER] = (server, root)
         os.environ.update(TEST_PG_HOST=server.host, TEST_PG_PORT=str(server.port))

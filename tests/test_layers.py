@@ -31,7 +31,6 @@ LAYERS = (
         "service",
         "schema",
         "poolers",
-        "introspection",
         "servers",
         "answers",
         "database",

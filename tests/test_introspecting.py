@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from eventstore import introspection
 from eventstore.database import connect
 from eventstore.moments import hand_over_numbers
+from tests import introspecting
 
 WHEN = datetime(2000, 1, 1, 0, 0, 1, tzinfo=UTC)
 
@@ -25,7 +25,7 @@ async def sent(connection: Any, query: str, *args: Any) -> tuple[Any, list[str]]
 async def test_only_the_first_connection_asks_what_an_array_is(
     db: str, monkeypatch: pytest.MonkeyPatch, cache: int
 ) -> None:
-    monkeypatch.setattr(introspection, "_KNOWN", {})
+    monkeypatch.setattr(introspecting, "KNOWN", {})
     asked = []
     for _ in range(2):
         connection = await connect(db, cache=cache)
@@ -48,7 +48,7 @@ async def test_elements_come_as_each_connection_wants_them(db: str) -> None:
 async def test_a_type_of_a_database_is_asked_for_on_every_connection(db: str) -> None:
     one = await connect(db)
     await one.execute("create type public.mood as enum ('ok')")
-    known = dict(introspection._KNOWN)
+    known = dict(introspecting.KNOWN)
     assert await one.fetchval("select array['ok']::public.mood[]") == ["ok"]
-    assert known == introspection._KNOWN
+    assert known == introspecting.KNOWN
     await one.close()
