@@ -29,6 +29,7 @@ from eventstore.schema import REVISION, quoted
 from eventstore.servers import SERVED_BY, Server, introduced
 from eventstore.service import Tasks, to_its_end
 from eventstore.settings import Settings
+from eventstore.tenants import as_tenant
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
@@ -96,6 +97,7 @@ SQLSTATES: dict[str, Callable[[asyncpg.PostgresError], errors.EventStoreError]] 
     "ES012": lambda error: errors.AppendConditionFailed(_facts(error)["position"]),
     "ES013": lambda error: errors.SubscriptionNotFound(_facts(error)["name"]),
     "ES014": _ahead_of_log,
+    "ES015": _as(errors.ConfigurationError),
     "40001": _conflict,
     "40P01": _conflict,
     "55P03": _conflict,
@@ -118,7 +120,7 @@ SQLSTATES: dict[str, Callable[[asyncpg.PostgresError], errors.EventStoreError]] 
 
 CONSTRAINTS: dict[str, Callable[[asyncpg.PostgresError], errors.EventStoreError]] = {
     "events_id_key": lambda error: errors.DuplicateEventId(
-        map(UUID, re.findall(r"\(id\)=\(([0-9a-f-]{36})\)", error.detail or ""))
+        map(UUID, re.findall(r"\(id\)=\(([0-9a-f-]{36})\)", error.detail or ""))  # not told where there are tenants
     ),
     "event_tags_key": lambda _: errors.InvalidEvent("a tag stands twice in one event"),
     "subscriptions_name_length": lambda _: errors.ConfigurationError("subscription names have 1 to 512 characters"),
@@ -231,6 +233,13 @@ class _Pooled(Exception):
     """The first connection goes through a pooler."""
 
 
+_TENANTS = """
+    select c.relrowsecurity as apart, r.rolname as owner,
+           r.rolsuper or r.rolbypassrls or not c.relforcerowsecurity as unheld
+      from pg_class c join pg_roles r on r.oid = c.relowner
+     where c.relnamespace = to_regnamespace($1) and c.relname = 'events'
+"""
+
 PAGES, SETTLING = "read_events_v1", ("settle_partitions_v1", "settle_partition_v1")
 """The functions that tell positions which are remembered, and those that store one that was."""
 
@@ -247,6 +256,7 @@ class Database:
 
     Attributes:
         schema: the schema it was started for.
+        tenant: whose rows it sees and writes; None: the schema has no tenants.
         way: how its connections reach the server.
         ended: how many connections ended without being closed.
     """
@@ -270,6 +280,7 @@ class Database:
         self._tasks, self._dsn = Tasks(), ""
         self._server.on_change(self._tell_lost)
         self.schema, self._prefix = "", ""
+        self.tenant: str | None = None
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._lost: set[Callable[[], None]] = set()
         # Connections at hand, ahead of the pool's own queue, which costs a call more than many a query does.
@@ -337,14 +348,21 @@ class Database:
             )
         await connection.execute("set default_transaction_isolation to 'read committed'")
 
-    async def start(self, dsn: str, schema: str) -> None:
+    async def start(self, dsn: str, schema: str, tenant: str | None = None) -> None:
         """Open the pool and check that the schema is new enough.
+
+        Args:
+            tenant: whose rows to see and write. None: of a schema without tenants all, or those of the tenant that the
+                login is bound to; beside another database, what holds for that.
 
         Raises:
             ConfigurationError, DatabaseUnavailable: as `connect`.
+            ConfigurationError: a tenant is named and the schema has none, or nothing keeps its tenants apart; or it has
+                tenants and none is named, or another than the login is bound to.
             MigrationRequired: the schema is missing or older than `schema.REVISION`.
         """
         self.schema, self._prefix = schema, quoted(schema)
+        self.tenant = self._beside.tenant if self._beside else None
         self._statements.clear()
         cache = self._settings.statement_cache_size
         self.way = self._beside.way if self._beside else Way(CACHED if cache is None else cache)
@@ -368,6 +386,8 @@ class Database:
             return
         try:
             await self._check_revision(schema)
+            if self._beside is None:
+                await self._become(tenant)
         except BaseException:
             await self.stop()
             raise
@@ -415,6 +435,24 @@ class Database:
             found = None
         if found is None or found < REVISION:
             raise errors.MigrationRequired(schema, found, REVISION)
+
+    async def _become(self, tenant: str | None) -> None:
+        async with self.acquire() as connection:
+            ((apart, owner, unheld),) = await connection.fetch(_TENANTS, self._prefix)
+        if not apart and tenant is not None:
+            raise errors.ConfigurationError(
+                f"schema {self.schema!r} has no tenants: leave out tenant={tenant!r}, or see `eventstore tenants`"
+            )
+        if apart and unheld:
+            raise errors.ConfigurationError(
+                f"nothing keeps the tenants of schema {self.schema!r} apart: row-level security does not hold back its "
+                f"owner, {owner!r}; see `eventstore tenants --check`"
+            )
+        if apart:
+            # Said to be none, rather than left out: only a login that is bound is somebody then.
+            self.tenant = tenant or ""
+            self._statements.clear()
+            self.tenant = await self.value("current_tenant_v1")
 
     async def stop(self) -> None:
         """Close every connection; those that do not end within five seconds are cut."""
@@ -480,14 +518,16 @@ class Database:
     ) -> str:
         """Return the statement that calls *function* of the schema with numbered, then *named* parameters.
 
-        *casts* are put behind numbered parameters.
+        Behind them comes the tenant, if there is one. *casts* are put behind numbered parameters.
         """
         key = (function, arguments, tuple(named), casts is None)
         if (statement := self._statements.get(key)) is None:
             numbered = [f"${n}{(casts or {}).get(n, '')}" for n in range(1, arguments + 1)]
             by_name = [f"{name} => ${arguments + n}" for n, name in enumerate(named, 1)]
             statement = f"select * from {self._prefix}.{function}({', '.join(numbered + by_name)})"
-            statement = self._watched(function, statement, arguments + len(named))
+            parameters = arguments + len(named) + (self.tenant is not None)
+            statement = self._watched(function, statement, parameters)
+            statement = statement if self.tenant is None else as_tenant(statement, parameters)
             self._statements[key] = statement
         return statement
 
@@ -526,11 +566,12 @@ class Database:
         The pool's return times as numbers; see `moments`.
         """
         statement = self.call(function, len(args), tuple(named), casts)
+        values = (*args, *named.values()) if self.tenant is None else (*args, *named.values(), self.tenant)
         if on is not None:
             with mapped_errors():
-                return list(await self._fetched(on, function, statement, (*args, *named.values())))
+                return list(await self._fetched(on, function, statement, values))
         async with self.acquire() as connection:
-            return list(await self._fetched(connection, function, statement, (*args, *named.values())))
+            return list(await self._fetched(connection, function, statement, values))
 
     async def value(self, function: str, *args: Any, on: Connection | None = None, **named: Any) -> Any:
         """Call a function that returns one value."""

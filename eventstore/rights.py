@@ -33,7 +33,7 @@ class Right:
 
 
 RIGHTS = (
-    Right("open a store", _ALL, ("schema_revision", "signal_channel_v1")),
+    Right("open a store", _ALL, ("current_tenant_v1", "schema_revision", "signal_channel_v1")),
     Right("see how far the log goes", ("writer", *_SEEING), ("head",)),
     Right("append", ("writer",), ("append_batch_v1", "append_events", "append_events_v1", "append_one_v1")),
     Right("store requests", ("writer",), ("insert_requests_v1", "request_address_key_v1")),

@@ -31,7 +31,7 @@ __all__ = [
 
 DEFAULT_SCHEMA = "eventstore"
 
-REVISION = "0004"
+REVISION = "0005"
 """The newest revision under `migrations/`, and the one this package needs at least. Revisions sort as text."""
 
 _SQL = Path(__file__).parent / "sql"

@@ -68,6 +68,7 @@ from eventstore.subscriptions.registering import (
     wrapped,
 )
 from eventstore.subscriptions.wanted import Wanted
+from eventstore.tenants import check_tenant_name
 
 if TYPE_CHECKING:
     from eventstore.embedded import EmbeddedPostgres
@@ -112,6 +113,8 @@ class EventStore:
     Args:
         dsn: ``postgresql://user@host/database``; None: the embedded Postgres.
         schema: the schema that holds the log.
+        tenant: whose events, subscriptions and PubSub these are, in a schema with tenants; None: there are none, or the
+            login is bound to its own.
         node_name: how this node is called in lists and by `PubSub.direct_broadcast`; by default host and process id.
         settings: what can be tuned.
         data_dir: where the embedded Postgres keeps its data; by default in the user's data directory.
@@ -120,7 +123,8 @@ class EventStore:
         counts: what this node does, as numbers; `eventstore.metrics` shows them.
 
     Raises (on entering):
-        ConfigurationError: the DSN is malformed, or there are no Postgres binaries.
+        ConfigurationError: the DSN is malformed, or there are no Postgres binaries; a tenant is named and the schema
+            has none, or the other way round, or nothing keeps them apart.
         DatabaseUnavailable: the database refuses or cannot be reached.
         MigrationRequired: the schema is missing or too old; see `migrate`.
     """
@@ -130,11 +134,13 @@ class EventStore:
         dsn: str | None = None,
         *,
         schema: str = schemas.DEFAULT_SCHEMA,
+        tenant: str | None = None,
         node_name: str | None = None,
         settings: Settings | None = None,
         data_dir: str | PathLike[str] | None = None,
     ) -> None:
         self.schema = schemas.check_schema_name(schema)
+        self.tenant = None if tenant is None else check_tenant_name(tenant)
         self.node_name = node_name or _name_of_this_node()
         self.settings = settings or Settings()
         self._handlers: dict[str, Registration] = {}
@@ -187,15 +193,22 @@ class EventStore:
         """A DSN or a data directory was named; otherwise it is the embedded Postgres in its usual place."""
         return self._dsn is not None or self._data_dir is not None
 
-    def place(self, dsn: str | None, *, data_dir: str | PathLike[str] | None = None, schema: str | None = None) -> None:
+    def place(
+        self,
+        dsn: str | None,
+        *,
+        data_dir: str | PathLike[str] | None = None,
+        schema: str | None = None,
+        tenant: str | None = None,
+    ) -> None:
         """Say where the log is, before the store is opened, as ``eventstore work --dsn`` does for an application.
 
         Args:
-            schema: None keeps the one it has.
+            schema, tenant: None keeps the one it has.
 
         Raises:
             AlreadyStarted: the store is open.
-            ConfigurationError: both a DSN and a data directory are given, or the schema's name is unusable.
+            ConfigurationError: both a DSN and a data directory are given, or the schema's or tenant's name is unusable.
         """
         if self._running is not None:
             raise AlreadyStarted("this store is open already")
@@ -206,6 +219,8 @@ class EventStore:
             raise ConfigurationError("data_dir is for the embedded Postgres; give it or a DSN, not both")
         if schema is not None:
             self.schema = schemas.check_schema_name(schema)
+        if tenant is not None:
+            self.tenant = check_tenant_name(tenant)
         self._dsn, self._data_dir = dsn, data_dir
 
     @property
@@ -231,8 +246,9 @@ class EventStore:
     async def _start(self, started: AsyncExitStack) -> None:
         """The start order; stopping is its reverse."""
         dsn = self._dsn or await self._start_embedded(started)
-        parts = (self._database, self._coalescer, self._control, self._lent, self._signals, self._feed, self._pools)
-        for part in parts:
+        await self._database.start(dsn, self.schema, self.tenant)
+        started.push_async_callback(self._database.stop)
+        for part in (self._coalescer, self._control, self._lent, self._signals, self._feed, self._pools):
             await part.start(dsn, self.schema)
             started.push_async_callback(part.stop)
         await self._start_pubsub(started, dsn)
@@ -245,6 +261,7 @@ class EventStore:
                 dsn,
                 node_name=self.node_name,
                 schema=self.schema,
+                tenant=self._database.tenant,
                 listener=self._signals.listener,
                 connect_timeout=self.settings.connect_timeout,
                 statement_cache_size=self._database.way.cache,

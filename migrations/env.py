@@ -18,6 +18,7 @@ from eventstore.database import connect
 from eventstore.errors import ConfigurationError
 from eventstore.roles import grants, prefix_of, role_names
 from eventstore.schema import DEFAULT_SCHEMA, check_schema_name, quoted
+from eventstore.tenants import covering
 
 VERSION_TABLE = "eventstore_version"
 
@@ -103,6 +104,8 @@ def _migrate(connection: Connection) -> None:
         before = context.get_context().get_current_heads()
         context.run_migrations()
         if context.get_context().get_current_heads() != before:
+            # Where there are tenants, what is new is theirs as well.
+            connection.exec_driver_sql(covering(SCHEMA))
             _grant_again(connection)
 
 
@@ -148,6 +151,7 @@ def _offline() -> None:
         context.execute(f"set local search_path to {quoted(SCHEMA)}, pg_catalog")
         context.execute("set local check_function_bodies to off")
         context.run_migrations()
+        context.execute(text(covering(SCHEMA).replace(":", r"\:")))
         for statement in context.config.attributes.get("granted") or ():
             context.execute(statement)
 

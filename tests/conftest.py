@@ -122,10 +122,10 @@ class Databases:
         self._admin: psycopg.Connection[Any] | None = None
 
     @contextmanager
-    def fresh(self, name: str) -> Iterator[str]:
-        """DSN of a database of this name, for as long as the block runs."""
+    def fresh(self, name: str, template: str | None = None) -> Iterator[str]:
+        """DSN of a database of this name, for as long as the block runs; *template*: a copy of that one."""
         # Copying files costs the server a third of what writing them to the WAL does.
-        self._execute(f'create database "{name}" template "{self._pg.template_dbname}" strategy file_copy')
+        self._execute(f'create database "{name}" template "{template or self._pg.template_dbname}" strategy file_copy')
         try:
             yield dsn_of(self._pg.host, self._pg.port, self._pg.user, name)
         finally:

@@ -35,6 +35,7 @@ LAYERS = (
         "answers",
         "database",
         "roles",
+        "tenants",
         "planning",
         "embedded",
         "embedded_supervisor",

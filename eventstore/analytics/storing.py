@@ -15,6 +15,7 @@ from eventstore.errors import ConfigurationError, TransactionConflict
 from eventstore.schema import DEFAULT_SCHEMA, quoted
 from eventstore.service import Backoff, Clock, LoopClock
 from eventstore.settings import Settings
+from eventstore.tenants import as_tenant, check_tenant_name
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -55,12 +56,16 @@ class RequestTable:
         where: a DSN, whose connections are opened with the first call and closed by `close`; a SQLAlchemy
             ``AsyncEngine`` over asyncpg; or the ``database`` of an open store. The latter two stay their owner's.
         schema: the schema that holds the log.
+        tenant: whose requests these are, in a schema with tenants; a store knows that itself.
 
     Raises:
         ConfigurationError: it is none of these.
     """
 
-    def __init__(self, where: str | AsyncEngine | Database, schema: str = DEFAULT_SCHEMA) -> None:
+    def __init__(
+        self, where: str | AsyncEngine | Database, schema: str = DEFAULT_SCHEMA, *, tenant: str | None = None
+    ) -> None:
+        self._tenant = None if tenant is None else check_tenant_name(tenant)
         self._schema, self._prefix = schema, quoted(schema)
         self._engine: Any = None
         self._database: Database | None = None
@@ -174,18 +179,22 @@ class RequestTable:
         async with self._opening:
             if self._database is None:
                 database = Database(Settings(connections=CONNECTIONS), CONNECTIONS)
-                await database.start(str(self._dsn), self._schema)
+                await database.start(str(self._dsn), self._schema, self._tenant)
                 self._database = database
 
     async def _call_by_engine(self, function: str, *args: Any) -> list[asyncpg.Record]:
         numbers = ", ".join(f"${n}" for n in range(1, len(args) + 1))
+        statement = f"select * from {self._prefix}.{function}({numbers})"
+        if self._tenant is not None:
+            args = (*args, self._tenant)
+            statement = as_tenant(statement, len(args))
         # Past SQLAlchemy, which would have to be told the type of each array. A statement is a transaction of its own.
         with mapped_errors():
             async with self._engine.connect() as connection:
                 raw: Any = (await connection.get_raw_connection()).driver_connection
                 if not isinstance(raw, asyncpg.Connection):
                     raise ConfigurationError(f"the engine must be postgresql+asyncpg://, not {type(raw).__module__}")
-                return list(await raw.fetch(f"select * from {self._prefix}.{function}({numbers})", *args))
+                return list(await raw.fetch(statement, *args))
 
 
 def _columns(logs: Sequence[RequestLog]) -> tuple[list[Any], ...]:

@@ -27,6 +27,7 @@ from eventstore.pubsub.postgres_connections import Line, source_of
 from eventstore.pubsub.postgres_tables import Tables
 from eventstore.schema import DEFAULT_SCHEMA, check_schema_name
 from eventstore.service import Moments, Tasks, to_its_end
+from eventstore.tenants import check_tenant_name
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -63,6 +64,7 @@ class Postgres:
         engine_or_dsn: a SQLAlchemy AsyncEngine over asyncpg, or ``postgresql://…``.
         node_name: unique among the nodes of one PubSub.
         schema: where its two tables are; they are created where they are missing.
+        tenant: whose PubSub it is, in a schema with tenants: those of two never reach each other.
         create: False: the tables have to be there.
         listener: a started one of the same database to share, as an open store has; it is neither stopped nor waited
             for longer than a second.
@@ -87,6 +89,7 @@ class Postgres:
         *,
         node_name: str,
         schema: str = DEFAULT_SCHEMA,
+        tenant: str | None = None,
         create: bool = True,
         listener: Listener | None = None,
         heartbeat_interval: float = 10.0,
@@ -98,7 +101,8 @@ class Postgres:
             raise ConfigurationError(f"node_name must be a text that no other node has, not {node_name!r}")
         self.schema, self._node_name = check_schema_name(schema), node_name
         self._source = source_of(engine_or_dsn, timeout=connect_timeout, cache=statement_cache_size)
-        self._tables = Tables(schema)
+        self.tenant = None if tenant is None else check_tenant_name(tenant)
+        self._tables = Tables(schema, tenant)
         self._shared, self._heartbeat_interval, self._connect_timeout = listener, heartbeat_interval, connect_timeout
         for option, seconds in (("heartbeat_interval", heartbeat_interval), ("connect_timeout", connect_timeout)):
             if not 0 < seconds < 1e6:
@@ -118,7 +122,8 @@ class Postgres:
 
         Raises:
             AlreadyStarted: it runs already.
-            ConfigurationError: the DSN is malformed, or a right is missing.
+            ConfigurationError: the DSN is malformed, or a right is missing; a tenant is named and the schema has none,
+                or the other way round.
             DatabaseUnavailable: the database cannot be reached, or not be listened to (unless the listener is shared).
         """
         if self._running is not None:
@@ -265,9 +270,13 @@ class _Running:
         return [self._channel(shard) for shard in range(self._deliver.pool_size)]
 
     def _channel(self, shard: int) -> str:
-        """Return a name of a fixed alphabet: nobody's text becomes part of a LISTEN."""
+        """Return a name of a fixed alphabet: nobody's text becomes part of a LISTEN.
+
+        LISTEN knows no privileges. So where there are tenants only who may read the key can tell the name.
+        """
         name = f"{self._adapter.schema}\0{self._deliver.name}\0{shard}"
-        return "es_" + blake2b(name.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+        key = b"" if self._adapter.tenant is None else self.key
+        return "es_" + blake2b(name.encode(errors="surrogatepass"), digest_size=16, key=key).hexdigest()
 
     # -- losses
 
@@ -297,12 +306,23 @@ class _Running:
         key = await self._adapter._prepared(self._line, self.name)
         if key == self.key:
             return
+        channels = self._channels()
         self.key, self.frames = key, Frames(key)
         self._arrivals.use(self.frames)
+        await self._move(channels)
         if not self._lost:
             # What others signed with this key until now was rejected.
             self._deliver.connection("lost")
             self._deliver.connection("reconnected")
+
+    async def _move(self, channels: list[str]) -> None:
+        """Listen where those who have this key speak, and no more to *channels*, where they spoke before."""
+        if self._listener is None or channels == self._channels():
+            return
+        for channel in self._channels():
+            await self._listener.listen(channel, self._arrivals)
+        for channel in channels:
+            await self._listener.unlisten(channel, self._arrivals)
 
     # -- sending
 

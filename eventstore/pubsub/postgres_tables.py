@@ -2,12 +2,16 @@
 
 ``pubsub_keys`` holds the secret of each PubSub: NOTIFY knows no privileges, tables do. ``pubsub_spill`` holds, for a
 minute, what is too large for a notification; it is unlogged, because messages do not survive a crash either.
+
+Where there are tenants, a policy shows a role its tenant's rows alone. The statements name the tenant all the same, for
+policies do not hold for superusers.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +20,7 @@ import asyncpg
 from eventstore.errors import ConfigurationError
 from eventstore.pubsub.frames import Frame
 from eventstore.schema import quoted
+from eventstore.tenants import SETTING
 
 __all__ = ["Tables"]
 
@@ -27,14 +32,17 @@ BATCH = 500
 
 
 class Tables:
-    """What is stored in one schema, and the statement that notifies.
+    """What is stored in one schema, by one tenant where it has them, and the statement that notifies.
 
     Raises:
         ConfigurationError: the schema's name is unusable.
     """
 
-    def __init__(self, schema: str) -> None:
+    def __init__(self, schema: str, tenant: str | None = None) -> None:
         name = quoted(schema)
+        self._tenant = tenant
+        # In transactions that have said which tenant they are.
+        self._ours = "" if tenant is None else f" and tenant = (select {name}.current_tenant_v1())"
         self._name, self._keys, self._spill = name, f"{name}.pubsub_keys", f"{name}.pubsub_spill"
         # The key of `migrations/env.py`, so that neither comes in the way of the other.
         self._lock = f"eventstore:{schema}"
@@ -50,8 +58,19 @@ class Tables:
         # One row, evaluated once. A message is worth no fsync, which the transaction id of a NOTIFY would make the
         # commit wait for. For this transaction only: a pooler hands settings of a session on.
         self._hasty = ", (select set_config('synchronous_commit', 'off', true) offset 0) hasty"
+        bodies, whose = "unnest($3::uuid[], $4::bytea[]) b (id, body)", f"select set_config('{SETTING}', $5, true)"
         self._store = (
-            f"with stored as (insert into {self._spill} (id, body) select * from unnest($3::uuid[], $4::bytea[])) "
+            f"with stored as (insert into {self._spill} (id, body) select b.id, b.body from {bodies}) "
+            if tenant is None
+            # What is inserted holds what was set, so that it is set before anything is inserted.
+            else f"with stored as (insert into {self._spill} (tenant, id, body)"
+            f" select t.tenant, b.id, b.body from ({whose} as tenant offset 0) t, {bodies}) "
+        )
+        self._body = (
+            f"select body from {self._spill} where id = $1"
+            if tenant is None
+            else f"select b.body from (select set_config('{SETTING}', $2, true) as tenant offset 0) t,"
+            f" lateral (select s.body from {self._spill} s where s.id = $1 and s.tenant = t.tenant offset 0) b"
         )
 
     # -- starting
@@ -61,7 +80,7 @@ class Tables:
 
         Raises:
             ConfigurationError: the tables are missing and not to be created; or a right is missing, and the message
-                holds the SQL that would grant it.
+                holds the SQL that would grant it; or a tenant is named and there are none, or the other way round.
         """
         try:
             if create:
@@ -73,7 +92,9 @@ class Tables:
                 )
             if not await self._allowed(connection):
                 raise asyncpg.InsufficientPrivilegeError(f"permission denied for table {self._spill}")
-            return await self._key(connection, name)
+            await self._check_tenant(connection)
+            async with self._as_tenant(connection):
+                return await self._key(connection, name)
         except asyncpg.InsufficientPrivilegeError as error:
             raise ConfigurationError(f"PubSub cannot start: {error}. {await self._cure(connection)}") from error
 
@@ -98,11 +119,33 @@ class Tables:
         rights = "select bool_and(has_table_privilege($1, r)) from unnest('{select,insert,update,delete}'::text[]) r"
         return bool(await connection.fetchval(rights, self._spill))
 
+    async def _check_tenant(self, connection: Any) -> None:
+        apart = await connection.fetchval("select relrowsecurity from pg_class where oid = to_regclass($1)", self._keys)
+        if apart != (self._tenant is not None):
+            raise ConfigurationError(
+                f"the schema {self._name} has tenants, and PubSub needs to know which one this is: tenant=…"
+                if apart
+                else f"the schema {self._name} has no tenants: leave out tenant={self._tenant!r}"
+            )
+
+    @asynccontextmanager
+    async def _as_tenant(self, connection: Any) -> AsyncIterator[None]:
+        if self._tenant is None:
+            yield
+            return
+        async with connection.transaction():
+            await self._become(connection)
+            yield
+
+    async def _become(self, connection: Any) -> None:
+        if self._tenant is not None:
+            await connection.execute("select set_config($1, $2, true)", SETTING, self._tenant)
+
     async def _key(self, connection: Any, name: str) -> bytes:
-        select = f"select key from {self._keys} where name = $1"
+        select = f"select key from {self._keys} where name = $1{self._ours}"
         if (found := await connection.fetchval(select, name)) is None:
             # Whoever comes first decides; all others read what that one stored.
-            insert = f"insert into {self._keys} (name, key) values ($1, $2) on conflict (name) do nothing"
+            insert = f"insert into {self._keys} (name, key) values ($1, $2) on conflict do nothing"
             await connection.execute(insert, name, secrets.token_bytes(32))
             found = await connection.fetchval(select, name)
         return bytes(found)
@@ -124,11 +167,9 @@ class Tables:
         Args:
             hasty: do not wait until the commit is on disk; never in a caller's transaction, which would not either.
         """
-        spills = [frame.spill for _, frame in frames if frame.spill is not None]
-        statement = (self._store if spills else "") + self._notify + (self._hasty if hasty else "")
+        statement = self._statement(frames) + (self._hasty if hasty else "")
         arguments: list[Any] = [[channel for channel, _ in frames], [frame.text for _, frame in frames]]
-        if spills:
-            arguments += [[spill.id for spill in spills], [spill.body for spill in spills]]
+        arguments += self._bodies(frames)
         await connection.execute(statement, *arguments)
 
     async def notify_in(self, connection: Any, frames: Sequence[tuple[str, Frame]], name: str, key: bytes) -> None:
@@ -137,14 +178,13 @@ class Tables:
         Raises:
             ConfigurationError: it leads to another database.
         """
-        spills = [frame.spill for _, frame in frames if frame.spill is not None]
-        n = 5 if spills else 3
-        here = f" where exists (select from {self._keys} k where k.name = ${n} and k.key = ${n + 1})"
         arguments: list[Any] = [[channel for channel, _ in frames], [frame.text for _, frame in frames]]
-        if spills:
-            arguments += [[spill.id for spill in spills], [spill.body for spill in spills]]
-        statement = (self._store if spills else "") + self._notify + here
+        arguments += self._bodies(frames)
+        n = len(arguments) + 1
+        here = f" where exists (select from {self._keys} k where k.name = ${n} and k.key = ${n + 1}{self._ours})"
+        statement = self._statement(frames) + here
         try:
+            await self._become(connection)
             notified = await connection.fetchval(statement, *arguments, name, key)
         except asyncpg.UndefinedTableError:
             notified = 0
@@ -153,11 +193,23 @@ class Tables:
                 "connection= leads to another database than this PubSub's nodes use: nobody would get the message"
             )
 
+    def _statement(self, frames: Sequence[tuple[str, Frame]]) -> str:
+        return (self._store if self._bodies(frames) else "") + self._notify
+
+    def _bodies(self, frames: Sequence[tuple[str, Frame]]) -> list[Any]:
+        """Return the arguments that store bodies; none if there is none to be stored."""
+        spills = [frame.spill for _, frame in frames if frame.spill is not None]
+        if not spills:
+            return []
+        whose = [] if self._tenant is None else [self._tenant]
+        return [[spill.id for spill in spills], [spill.body for spill in spills], *whose]
+
     # -- stored bodies
 
     async def body(self, connection: Any, id: UUID) -> bytes | None:
         """Return the body stored as *id*, None if it is gone."""
-        found = await connection.fetchval(f"select body from {self._spill} where id = $1", id)
+        whose = [] if self._tenant is None else [self._tenant]
+        found = await connection.fetchval(self._body, id, *whose)
         return None if found is None else bytes(found)
 
     async def purge(self, connection: Any) -> bool:
@@ -166,8 +218,9 @@ class Tables:
         Rows that another node is deleting are left to it.
         """
         expired = (
-            f"select id from {self._spill} where created_at < clock_timestamp() - interval '{KEPT} s' "
+            f"select id from {self._spill} where created_at < clock_timestamp() - interval '{KEPT} s'{self._ours} "
             f"limit {BATCH} for update skip locked"
         )
-        statement = f"delete from {self._spill} where id = any(array({expired}))"
-        return bool(await connection.execute(statement) == f"DELETE {BATCH}")
+        statement = f"delete from {self._spill} where id = any(array({expired})){self._ours}"
+        async with self._as_tenant(connection):
+            return bool(await connection.execute(statement) == f"DELETE {BATCH}")

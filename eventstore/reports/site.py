@@ -13,6 +13,7 @@ from eventstore.listening import end
 from eventstore.schema import DEFAULT_SCHEMA, check_schema_name
 from eventstore.settings import Settings
 from eventstore.subscriptions.ledger import Ledger
+from eventstore.tenants import check_tenant_name
 
 __all__ = ["Site"]
 
@@ -32,6 +33,7 @@ class Site:
     Args:
         dsn: how the nodes connect.
         schema: the schema that holds the log.
+        tenant: whose log it is, in a schema with tenants; the catalogs are everybody's.
         listen_dsn: how the nodes connect to LISTEN, where that is another way.
 
     Raises (on entering):
@@ -39,7 +41,10 @@ class Site:
         DatabaseUnavailable: the database refuses or cannot be reached.
     """
 
-    def __init__(self, dsn: str, schema: str = DEFAULT_SCHEMA, *, listen_dsn: str | None = None) -> None:
+    def __init__(
+        self, dsn: str, schema: str = DEFAULT_SCHEMA, *, tenant: str | None = None, listen_dsn: str | None = None
+    ) -> None:
+        self.tenant = None if tenant is None else check_tenant_name(tenant)
         self.dsn, self.listen_dsn, self.schema = dsn, listen_dsn or dsn, check_schema_name(schema)
         self._plain: asyncpg.Connection | None = None
         self._database: Database | None = None
@@ -80,7 +85,7 @@ class Site:
         """
         if self._database is None:
             database = Database(_SETTINGS, _SETTINGS.connections)
-            await database.start(self.dsn, self.schema)
+            await database.start(self.dsn, self.schema, self.tenant)
             self._database = database
         return self._database
 

@@ -9,7 +9,7 @@ as $$
 begin
     if p_expected in (0, -1) then
         insert into streams as s (name, version, bucket) values (p_stream, p_count, bucket_v1(p_stream))
-            on conflict (name) do nothing returning s.version, s.bucket into version, bucket;
+            on conflict on constraint streams_pkey do nothing returning s.version, s.bucket into version, bucket;
         if found then
             outcome := 'appended';
             return;

@@ -19,7 +19,7 @@ begin
     insert into subscriptions (name, key, selector, after, options, pool_size, start_position)
         values (p_name, md5(jsonb_build_array(p_selector, p_name)::text), p_selector, p_after, p_options, p_pool_size,
                 v_start)
-        on conflict (name) do nothing
+        on conflict on constraint subscriptions_name_key do nothing
         returning id into v_id;
     if v_id is null then
         select s.* into v_row from subscriptions s where s.name = p_name;

@@ -9,7 +9,8 @@ begin
     select s.version, s.bucket, s.state into version, bucket, state
       from streams s where s.name = p_stream for update;
     if not found then
-        insert into streams (name, bucket) values (p_stream, bucket_v1(p_stream)) on conflict (name) do nothing;
+        insert into streams (name, bucket) values (p_stream, bucket_v1(p_stream))
+            on conflict on constraint streams_pkey do nothing;
         select s.version, s.bucket, s.state into version, bucket, state
           from streams s where s.name = p_stream for update;
     end if;

@@ -1,7 +1,7 @@
 -- Renews a node's lease; renewed is false if it ran out, and then the node owns nothing any more. Tells besides what a
 -- node wants to know that often:
 --
---   generation    see changed_v1: a node that finds another one than last time looks at what it owns, and claims
+--   generation    see changed_v1 (0 before the first change): a node that finds another one than last time looks at what it owns, and claims
 --   next_expiry   seconds until the first lease of another node runs out (not above 0: has already), null without one
 --
 -- The row is locked before the time is read: a renewal that was held up beyond the lease must not revive it. NO KEY:
@@ -21,7 +21,7 @@ begin
     update nodes n set lease_until = v_now + make_interval(secs => p_ttl)
      where n.incarnation = p_incarnation and n.lease_until > v_now;
     renewed := found;
-    generation := (select c.generation from control c);
+    generation := coalesce((select c.generation from control c), 0);
     next_expiry := (select extract(epoch from min(n.lease_until) - v_now)
                       from nodes n where n.incarnation <> p_incarnation);
 end

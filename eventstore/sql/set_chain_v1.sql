@@ -3,6 +3,8 @@
 -- The switch is a sequence (see chain_state_v1), which no rollback sets back; so the period is written down by the call
 -- after the one that turned the switch, and whatever happens in between, nothing is lost: the switch tells it too.
 --
+-- It is one switch for all tenants, so who is bound to one may not turn it.
+--
 -- All appends hold the stripe "any" (128) from before they look at the switch until they end, so whoever holds it alone
 -- stands exactly between two appends. Scavenging, which keeps digests once the chain was on, holds 129 in that way.
 create function @schema@.set_chain_v1(p_on boolean) returns boolean
@@ -16,6 +18,10 @@ declare
     v_since bigint;
     v_noted boolean := false;
 begin
+    if exists (select from tenant_logins l where l.login = session_user) then
+        raise exception 'the chain is on or off for all tenants, and the login % is bound to one', session_user
+            using errcode = 'ES006', hint = 'Log in as one who is not bound.';
+    end if;
     perform pg_advisory_xact_lock(c_stripes, 128);
     perform pg_advisory_xact_lock(c_stripes, 129);
     select c.state, c.since into v_state, v_since from chain_state_v1() c;

@@ -19,6 +19,7 @@ from eventstore.subscriptions.delivery import DONE, Delivery, Outcome, Registrat
 from eventstore.subscriptions.emitter import Emitter, Halted, Host, Reclaim, Suspect, _failed
 from eventstore.subscriptions.model import Claim, Failed, Replayable, key_of
 from eventstore.subscriptions.policy import FailurePolicy, Halt, KeyGate, Retry, Skip
+from eventstore.tenants import SETTING
 
 __all__ = ["ProjectingEmitter"]
 
@@ -199,6 +200,8 @@ class ProjectingEmitter(Emitter):
         # A holder that is frozen blocks nobody longer than its lease.
         limit = max(1, int(self._host.settings.lease_ttl * 1000))
         await connection.execute(f"set local idle_in_transaction_session_timeout = {limit}")
+        if (tenant := self._host.lent.tenant) is not None:  # for whatever the handler reads and writes
+            await connection.execute("select set_config($1, $2, true)", SETTING, tenant)
         if not events:
             return None
         began = self._host.clock.time()

@@ -1,0 +1,57 @@
+"""What tenants need of every schema: who the current one is, and keys that are found by the names of their constraints.
+
+Revision: 0005
+"""
+
+from __future__ import annotations
+
+from alembic import context, op
+from sqlalchemy import text
+
+from eventstore.schema import function_source, quoted
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+# Empty unless `eventstore tenants` binds a login to a tenant; nobody but the owner touches it.
+TABLE = """
+create table if not exists tenant_logins (
+    login    text collate "C" primary key,
+    tenant   text collate "C" not null,
+    bound_at timestamptz not null default clock_timestamp()
+)
+"""
+
+FUNCTIONS = ("current_tenant_v1",)
+
+CHANGED = (
+    "changed_v1",
+    "create_stream_v1",
+    "create_subscription_v1",
+    "drop_request_month_v1",
+    "lock_stream_v1",
+    "renew_node_v1",
+    "request_months_v1",
+    "set_chain_v1",
+)
+"""Functions of earlier revisions that work with tenants and without; schemas may have them as they were before."""
+
+
+def upgrade() -> None:
+    schema = context.config.attributes["schema"]
+    op.execute(text(TABLE))
+    for name in FUNCTIONS:
+        op.execute(text(function_source(name, schema).replace(":", r"\:")))
+    for name in CHANGED:
+        source = function_source(name, schema).replace("create function", "create or replace function", 1)
+        op.execute(text(source.replace(":", r"\:")))
+    op.execute(text(f"revoke all on all functions in schema {quoted(schema)} from public"))
+
+
+def downgrade() -> None:
+    schema = quoted(context.config.attributes["schema"])
+    # Refused where there are tenants: the policies of the tables need it.
+    op.execute(text(f"drop function {schema}.current_tenant_v1"))
+    op.execute(text("drop table tenant_logins"))

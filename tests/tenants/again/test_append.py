@@ -1,0 +1,1 @@
+from tests.log.test_append import *  # noqa: F403

@@ -1,0 +1,1 @@
+from tests.log.test_coalescing import *  # noqa: F403

@@ -1,0 +1,1 @@
+from tests.log.test_conditions import *  # noqa: F403

@@ -1,0 +1,1 @@
+from tests.log.test_idempotency import *  # noqa: F403

@@ -1,0 +1,1 @@
+from tests.subscriptions.test_ledger import *  # noqa: F403

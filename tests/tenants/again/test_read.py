@@ -1,0 +1,1 @@
+from tests.log.test_read import *  # noqa: F403

@@ -1,0 +1,1 @@
+from tests.log.test_streams import *  # noqa: F403
