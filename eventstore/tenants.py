@@ -21,45 +21,45 @@ SETTING = "eventstore.tenant"
 POLICY = "tenants"
 """The name of the one policy of each table."""
 
-_KEYS = "alter table {s}.{t} drop constraint {t}_pkey, add constraint {t}_pkey primary key "
+_KEYS = "alter table {s}.{t} drop constraint if exists {t}_pkey, add constraint {t}_pkey primary key "
 
 COVERED: Mapping[str, tuple[str, ...]] = {
     "streams": (
         _KEYS + "(tenant, name)",
-        "drop index {s}.streams_limited_idx",
+        "drop index if exists {s}.streams_limited_idx",
         "create index streams_limited_idx on {s}.streams (tenant, name) where state <> 'live'"
         " or truncate_before is not null or max_count is not null or max_age is not null",
     ),
     # None by the position alone, though the sequence is one for all: where few rows are the tenant's, a plan that walks
     # everybody's would be as good as any to a planner who does not know which tenant it will be.
     "events": (
-        "alter table {s}.events drop constraint events_position_key, drop constraint events_id_key,"
-        " drop constraint events_stream_version_key",
+        "alter table {s}.events drop constraint if exists events_position_key, drop constraint if exists events_id_key,"
+        " drop constraint if exists events_stream_version_key",
         "alter table {s}.events add constraint events_position_key primary key (tenant, position),"
         " add constraint events_id_key unique (tenant, id),"
         " add constraint events_stream_version_key unique (tenant, stream, version)",
-        "drop index {s}.events_type_position_idx",
+        "drop index if exists {s}.events_type_position_idx",
         "create index events_type_position_idx on {s}.events (tenant, type, position)",
     ),
     "event_tags": (
-        "alter table {s}.event_tags drop constraint event_tags_key,"
+        "alter table {s}.event_tags drop constraint if exists event_tags_key,"
         " add constraint event_tags_key primary key (tenant, tag, position)",
     ),
     "subscriptions": (
-        "alter table {s}.subscriptions drop constraint subscriptions_name_key,"
+        "alter table {s}.subscriptions drop constraint if exists subscriptions_name_key,"
         " add constraint subscriptions_name_key unique (tenant, name)",
     ),
     # What an id or incarnation leads to keeps its key: these are unique by themselves, and foreign keys need them.
     "nodes": ("create index nodes_tenant_idx on {s}.nodes (tenant)",),
     "checkpoints": (
         "create index checkpoints_tenant_idx on {s}.checkpoints (tenant, subscription_id)",
-        "drop index {s}.checkpoints_halted_idx",
+        "drop index if exists {s}.checkpoints_halted_idx",
         "create index checkpoints_halted_idx on {s}.checkpoints (tenant, subscription_id) where halted is not null",
     ),
     "node_subscriptions": ("create index node_subscriptions_tenant_idx on {s}.node_subscriptions (tenant)",),
     "control": (_KEYS + "(tenant, one)",),
     "parked": (
-        "drop index {s}.parked_waiting_idx, {s}.parked_latest_idx",
+        "drop index if exists {s}.parked_waiting_idx, {s}.parked_latest_idx",
         "create index parked_waiting_idx on {s}.parked (tenant, subscription_id) where state = 'parked'",
         "create index parked_latest_idx on {s}.parked (tenant, last_failed_at)"
         " where state = 'parked' and error is not null",
@@ -67,15 +67,15 @@ COVERED: Mapping[str, tuple[str, ...]] = {
     "pubsub_keys": (_KEYS + "(tenant, name)",),
     "pubsub_spill": (_KEYS + "(tenant, id)",),
     "request_logs": (
-        "alter table {s}.request_logs drop constraint request_logs_key,"
+        "alter table {s}.request_logs drop constraint if exists request_logs_key,"
         " add constraint request_logs_key primary key (tenant, request_id, inserted_at)",
-        "drop index {s}.request_logs_time_idx",
+        "drop index if exists {s}.request_logs_time_idx",
         "create index request_logs_time_idx on {s}.request_logs (tenant, inserted_at)",
     ),
     "request_keys": (_KEYS + "(tenant, one)",),
     "operator_actions": (
         _KEYS + "(tenant, id)",
-        "drop index {s}.operator_actions_subject_idx",
+        "drop index if exists {s}.operator_actions_subject_idx",
         "create index operator_actions_subject_idx on {s}.operator_actions (tenant, subject, id)",
     ),
     "seals": (_KEYS + "(tenant, number)",),

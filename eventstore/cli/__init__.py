@@ -56,6 +56,7 @@ COMMANDS = {
     "streams": ("eventstore.cli.streams", "List streams by name."),
     "subscription": ("eventstore.cli.subscription", "Create, show, update, pause, rewind and resize subscriptions."),
     "tail": ("eventstore.cli.tail", "Follow the log live, until Ctrl-C."),
+    "tenants": ("eventstore.cli.tenants", "Print, apply or check what keeps the tenants of one schema apart."),
     "top": ("eventstore.cli.top", "Watch the overview live, until q or Ctrl-C."),
     "verify": ("eventstore.cli.verify", "Find out whether the log is as it was written."),
     "work": ("eventstore.cli.work", "Run the handlers of an application, and sinks."),

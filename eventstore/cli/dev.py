@@ -38,6 +38,7 @@ def command(session: Session) -> None:
 
     if session.dsn is not None:
         raise click.UsageError("dev runs the embedded Postgres; --dsn names another server")
+    session.of_all_tenants()
     session.log_to_stderr()
     with session.embedded() as server:
         migrate(server.dsn, session.schema_name)

@@ -73,7 +73,7 @@ async def _examine(session: Session, dsn: str, only: tuple[str, ...], listen_dsn
     checks(only)  # before anything is connected to
     failed = False
     with Rows(session.json, COLUMNS) as rows:
-        async with Site(dsn, session.schema_name, listen_dsn=listen_dsn) as site:
+        async with Site(dsn, session.schema_name, tenant=session.tenant_name, listen_dsn=listen_dsn) as site:
             async for finding in examine(site, only):
                 rows.add(asdict(finding))
                 failed = failed or finding.status == "fail"
@@ -101,7 +101,7 @@ async def _read(session: Session, dsn: str) -> Horizon:
     from eventstore.reports.horizon import read_horizon
     from eventstore.reports.site import Site
 
-    async with Site(dsn, session.schema_name) as site:
+    async with Site(dsn, session.schema_name, tenant=session.tenant_name) as site:
         return await read_horizon(site)
 
 
@@ -122,7 +122,7 @@ async def _end_it(session: Session, dsn: str, before: Horizon, holder: Blocker) 
     from eventstore.reports.horizon import describe, horizon, read_horizon, terminate
     from eventstore.reports.site import Site
 
-    async with Site(dsn, session.schema_name) as site:
+    async with Site(dsn, session.schema_name, tenant=session.tenant_name) as site:
         async with recorded(await site.database(), "terminate blocker", describe(holder), **_known(holder)):
             ended = await terminate(site, holder)
         after = await read_horizon(site)

@@ -78,7 +78,7 @@ async def _explain(
     from eventstore.reports.explaining import explain as explained
     from eventstore.reports.site import Site
 
-    async with Site(dsn, session.schema_name) as site:
+    async with Site(dsn, session.schema_name, tenant=session.tenant_name) as site:
         database = await site.database()
         subject = selector if name is None else await (await site.ledger()).get(name)
         assert subject is not None

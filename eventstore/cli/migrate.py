@@ -32,6 +32,7 @@ def command(session: Session, dry_run: bool, printing: bool) -> None:
     """
     if printing and not dry_run:
         raise click.UsageError("--sql goes with --dry-run")
+    session.of_all_tenants()
     session.log_to_stderr()
     if dry_run:
         return _show(session, printing)

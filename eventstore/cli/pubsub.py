@@ -126,7 +126,9 @@ def _pubsub(session: Session, dsn: str, name: str, *, pool_size: int = 1, watch:
     node_name = f"cli-{socket.gethostname()}-{os.getpid()}"
     # In a database of the user's, a name mistyped must not become a schema.
     create = session.location == (None, None)
-    adapter: Any = Postgres(dsn, node_name=node_name, schema=session.schema_name, create=create)
+    adapter: Any = Postgres(
+        dsn, node_name=node_name, schema=session.schema_name, tenant=session.tenant_name, create=create
+    )
     if watch:
         adapter = _Watched(adapter)
     return PubSub(name, adapter, pool_size=pool_size, broadcast_pool_size=1, codec=_WireCodec())
@@ -382,14 +384,21 @@ async def _stats(
 async def _server(session: Session, dsn: str) -> dict[str, Any]:
     from eventstore.database import connect, mapped_errors
     from eventstore.schema import quoted
+    from eventstore.tenants import as_tenant
 
     connection = await connect(dsn)
     try:
         with mapped_errors():
-            found = await connection.fetchrow(
+            statement = (
                 "select pg_notification_queue_usage() as notification_queue_usage, count(*) as spill_rows,"
                 " coalesce(sum(octet_length(body)), 0)::bigint as spill_bytes"
                 f" from {quoted(session.schema_name)}.pubsub_spill"
+            )
+            tenant = session.tenant_name
+            found = await (
+                connection.fetchrow(statement)
+                if tenant is None
+                else connection.fetchrow(as_tenant(statement, 1), tenant)
             )
     finally:
         await connection.close()

@@ -47,6 +47,7 @@ def command(session: Session, applying: bool, checking: bool, prefix: str | None
         raise click.UsageError("--apply and --check exclude each other")
     if checking and logins:
         raise click.UsageError("--to is for the SQL and --apply")
+    session.of_all_tenants()
     schema = session.schema_name
     prefix = schema if prefix is None else prefix
     if applying:

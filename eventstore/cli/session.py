@@ -13,10 +13,10 @@ A command is written like this::
         async with session.store() as store:
             ...
 
-``@shared_options`` adds ``--dsn``, ``--schema``, ``--data-dir``, ``--json``, ``--debug`` and ``-v`` and hands the
-`Session` to the command as its first argument. The same options stand before the command's name; what is given nearer
-to the command wins, and the command line wins over the environment. Put it last, nearest to the function, so that
-these options close the help page.
+``@shared_options`` adds ``--dsn``, ``--schema``, ``--tenant``, ``--data-dir``, ``--json``, ``--debug`` and ``-v`` and
+hands the `Session` to the command as its first argument. The same options stand before the command's name; what is
+given nearer to the command wins, and the command line wins over the environment. Put it last, nearest to the function,
+so that these options close the help page.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Session:
         dsn: ``--dsn`` as given on the command line; `location` tells what counts.
         data_dir: ``--data-dir`` as given on the command line.
         schema: ``--schema`` as given on the command line; `schema_name` tells what counts.
+        tenant: ``--tenant`` as given on the command line; `tenant_name` tells what counts.
         json: print rows as NDJSON and errors as JSON.
         debug: print tracebacks.
         verbose: how often ``-v`` was given: 0 warnings, 1 information, 2 everything.
@@ -56,6 +57,7 @@ class Session:
 
     dsn: str | None = field(default=None, repr=False)
     schema: str | None = None
+    tenant: str | None = None
     data_dir: str | None = None
     json: bool = False
     debug: bool = False
@@ -82,6 +84,16 @@ class Session:
 
         return self.schema if self.schema is not None else os.environ.get("EVENTSTORE_SCHEMA") or DEFAULT_SCHEMA
 
+    @property
+    def tenant_name(self) -> str | None:
+        """``--tenant``, or EVENTSTORE_TENANT, or None."""
+        return self.tenant if self.tenant is not None else os.environ.get("EVENTSTORE_TENANT") or None
+
+    def of_all_tenants(self) -> None:
+        """Refuse ``--tenant``, as a command does that is about the schema as a whole."""
+        if self.tenant is not None:
+            raise click.UsageError("this is about the schema as a whole; leave out --tenant")
+
     def store(self, *, listen: bool = False) -> EventStore:
         """Return the store, for ``async with``; opened without a DSN it starts the embedded Postgres and migrates.
 
@@ -98,7 +110,7 @@ class Session:
             raise click.UsageError(f"{names} name two places: the second is for the embedded Postgres; give one")
         direct = os.environ.get("EVENTSTORE_LISTEN_DSN") or None
         settings = Settings(listen=listen, listen_dsn=direct, connections=10 if listen else 2)
-        return EventStore(dsn, schema=self.schema_name, data_dir=data_dir, settings=settings)
+        return EventStore(dsn, schema=self.schema_name, tenant=self.tenant_name, data_dir=data_dir, settings=settings)
 
     def embedded(self) -> EmbeddedPostgres:
         """Return the embedded Postgres, for ``with``; a DSN in the environment does not count."""
@@ -170,6 +182,7 @@ def _shared(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 _OPTIONS = (
     _shared("--dsn", metavar="DSN", help="postgresql://user@host/database  [env: EVENTSTORE_DSN]"),
     _shared("--schema", metavar="NAME", help="Schema of the log.  [env: EVENTSTORE_SCHEMA; default: eventstore]"),
+    _shared("--tenant", metavar="NAME", help="Whose log, in a schema with tenants.  [env: EVENTSTORE_TENANT]"),
     _shared("--data-dir", metavar="DIR", help="Data of the embedded Postgres.  [env: EVENTSTORE_DATA_DIR]"),
     _shared("--json", is_flag=True, help="Print one JSON object a line; errors too."),
     _shared("--debug", is_flag=True, envvar="EVENTSTORE_DEBUG", help="Show tracebacks.  [env: EVENTSTORE_DEBUG]"),

@@ -103,7 +103,8 @@ def _place(session: Session) -> str:
 
     dsn, data_dir = session.location
     where = place_of(dsn) if dsn is not None else data_dir or "the embedded Postgres"
-    return cell(f"{session.schema_name} in {where}")
+    whose = f"{session.tenant_name} in " if session.tenant_name else ""
+    return cell(f"{whose}{session.schema_name} in {where}")
 
 
 async def _print_json(session: Session, interval: float, once: bool) -> None:

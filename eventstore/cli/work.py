@@ -147,7 +147,7 @@ def _only_sinks(session: Session) -> EventStore:
     from eventstore.store import EventStore
 
     dsn, data_dir = session.location
-    return EventStore(dsn, schema=session.schema_name, data_dir=data_dir)
+    return EventStore(dsn, schema=session.schema_name, tenant=session.tenant_name, data_dir=data_dir)
 
 
 async def _tell_what_runs(store: EventStore) -> None:
@@ -231,6 +231,7 @@ def _place(session: Session, store: EventStore) -> None:
     if not store.placed:
         dsn, data_dir = session.location
         schema = session.schema_name if store.schema == DEFAULT_SCHEMA else session.schema
-        store.place(dsn, data_dir=data_dir, schema=schema)
-    elif session.dsn or session.data_dir or session.schema:
-        raise click.UsageError("the store names its own database; leave out --dsn, --data-dir and --schema")
+        tenant = session.tenant_name if store.tenant is None else session.tenant
+        store.place(dsn, data_dir=data_dir, schema=schema, tenant=tenant)
+    elif session.dsn or session.data_dir or session.schema or session.tenant:
+        raise click.UsageError("the store names its own database; leave out --dsn, --data-dir, --schema and --tenant")

@@ -81,13 +81,14 @@ class StoreCollector(Collector):
         samples = {**_counted(self.store), **_broadcast(self._pubsub), **_handled(self.store, self._most)}
         if self._database:
             samples |= _looked(look, self._shown(look))
-        schema = self.store.schema
+        where = {"schema": self.store.schema}
+        if self.store.database.tenant is not None:
+            where["tenant"] = self.store.database.tenant
         for name, some in samples.items():
             family = FAMILIES[name]
             metric = Metric(name.removesuffix("_total"), family.help, family.kind)
-            names = ("schema", *family.labels)
             for one in some:
-                _add(metric, name, dict(zip(names, (schema, *one.labels), strict=True)), one.value)
+                _add(metric, name, where | dict(zip(family.labels, one.labels, strict=True)), one.value)
             yield metric
 
     def _shown(self, look: Look | None) -> Sequence[Measured]:

@@ -35,7 +35,7 @@ READ_WITHIN = 30.0
 
 NEEDS_RIGHTS = "grant pg_monitor, and usage and execute on the schema and its functions, to the role that asks"
 
-THEMES = ("server", "security", "installed", "horizon", "links", "delivery", "evidence")
+THEMES = ("server", "security", "installed", "tenants", "horizon", "links", "delivery", "evidence")
 """Modules with checks, in the order in which they are made."""
 
 

@@ -14,7 +14,9 @@ begin
         return v_rarest;
     end if;
     foreach v_tag in array tags loop
-        select count(*) into v_count from (select from event_tags t where t.tag = v_tag limit 10) f;
+        -- In order, or a tag that is common among others' events would be looked for by walking these.
+        select count(*) into v_count
+          from (select from event_tags t where t.tag = v_tag order by t.position limit 10) f;
         if v_count < v_least or v_least is null then
             v_least := v_count;
             v_rarest := v_tag;

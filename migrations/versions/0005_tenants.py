@@ -32,6 +32,7 @@ CHANGED = (
     "create_subscription_v1",
     "drop_request_month_v1",
     "lock_stream_v1",
+    "rarest_tag_v1",
     "renew_node_v1",
     "request_months_v1",
     "set_chain_v1",

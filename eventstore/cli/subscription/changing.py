@@ -146,7 +146,7 @@ async def _look(session: Session, dsn: str, name: str, place: int | datetime | U
     from eventstore.reports.explaining import repeated
     from eventstore.reports.site import Site
 
-    async with Site(dsn, session.schema_name) as site:
+    async with Site(dsn, session.schema_name, tenant=session.tenant_name) as site:
         stored = await (await site.ledger()).get(name)
         return await repeated(await site.database(), stored, place, limit=COUNTED, within=COUNTED_WITHIN)
 

@@ -29,11 +29,14 @@ begin
     v_copy.tenant := 'rival';
     if tg_table_name = 'subscriptions' then
         v_copy.id := nextval('eventstore.subscriptions_id_seq');
-        execute 'insert into eventstore.subscriptions overriding system value select ($1).*' using v_copy;
+        execute 'insert into eventstore.subscriptions overriding system value select ($1).*'
+            ' on conflict do nothing' using v_copy;
         insert into eventstore.checkpoints (tenant, subscription_id, partition, position)
-            select 'rival', v_copy.id, n, new.start_position from generate_series(0, new.pool_size - 1) n;
+            select s.tenant, s.id, n, s.start_position
+              from eventstore.subscriptions s, generate_series(0, s.pool_size - 1) n where s.id = v_copy.id;
     else
-        execute format('insert into eventstore.%I select ($1).*', tg_table_name) using v_copy;
+        execute format('insert into eventstore.%I select ($1).*' || case tg_table_name when 'streams'
+                       then ' on conflict do nothing' else '' end, tg_table_name) using v_copy;
     end if;
     return null;
 end $$;
@@ -47,6 +50,9 @@ def mirrored_template(databases: Databases, shared_template: str, pg: Any) -> It
     with databases.fresh(name, template=shared_template) as dsn, psycopg.connect(dsn, autocommit=True) as admin:
         admin.execute(f"create role {INSIDER} login in role {PREFIX}_owner".encode())
         admin.execute(f"insert into eventstore.tenant_logins (login, tenant) values ('{INSIDER}', 'acme')".encode())
+        # What tests do that are about none of this.
+        admin.execute(f"grant set on parameter session_replication_role to {INSIDER}".encode())
+        admin.execute(f"grant create on schema public to {INSIDER}".encode())
         admin.execute(MIRROR.encode())
         for table in MIRRORED:
             admin.execute(
@@ -56,7 +62,7 @@ def mirrored_template(databases: Databases, shared_template: str, pg: Any) -> It
         admin.close()
         yield name
     with psycopg.connect(dsn_of(pg.host, pg.port, pg.user, "postgres"), autocommit=True) as admin:
-        admin.execute(f"drop role {INSIDER}".encode())
+        admin.execute(f"drop owned by {INSIDER}; drop role {INSIDER}".encode())
 
 
 @pytest.fixture
