@@ -56,7 +56,7 @@ async def test_what_was_there_becomes_the_tenants_that_is_named(roles: str, anyb
     async with EventStore(dsn_as(roles, ANYBODY)) as store:
         await store.append("s", [NewEvent("A", "mine", tags=["t"])])
         await store.subscribe("handled", EventType("A"))
-    with pytest.raises(ConfigurationError, match="holds rows of no tenant.*--existing"):
+    with pytest.raises(ConfigurationError, match=r"holds rows of no tenant.*--existing"):
         await apply(roles, "eventstore")
     await apply(roles, "eventstore", existing="acme")
     async with anybody_of("acme") as acme, anybody_of("rival") as rival:
@@ -74,7 +74,7 @@ def anybody_of(roles: str) -> Any:
 
 
 async def test_a_schema_whose_owner_no_policy_holds_back_is_refused(db: str) -> None:
-    with pytest.raises(ConfigurationError, match="row-level security does not hold back.*eventstore roles --apply"):
+    with pytest.raises(ConfigurationError, match=r"row-level security does not hold back.*eventstore roles --apply"):
         await apply(db, "eventstore")
     assert await differing(db) == [("table", "eventstore")]
 

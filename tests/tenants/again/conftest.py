@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -42,6 +43,45 @@ begin
 end $$;
 """
 MIRRORED = ("streams", "events", "event_tags", "subscriptions")
+
+OTHERS_TABLES = {
+    # They look into tables in a way that takes the name of a stream, or a position, for a key of its own.
+    "test_a_conflict_leaves_the_callers_transaction_usable",
+    "test_of_many_concurrent_conditional_appends_exactly_one_wins",
+    "test_a_refused_duplicate_leaves_a_transaction_of_the_callers_usable",
+    "test_replies_lost_under_load_leave_one_copy_of_everything",
+    "test_scavenging_touches_no_other_event_and_no_other_tag",
+    # They change the database, or roles.
+    "test_a_condition_that_waits_longer_than_lock_timeout_is_refused_as_a_conflict",
+    "test_a_lock_timeout_of_the_second_attempt_is_no_answer_about_the_first",
+    "test_a_role_without_the_right_is_told_who_has_it",
+}
+"""Tests that are left out, and why."""
+
+AT_LENGTH = {
+    "test_streams",
+    "test_idempotency",
+    "test_an_append_that_says_nothing_happened_is_right",
+    "test_cancelling_an_append_again_and_again_leaves_the_callers_transaction_usable",
+    "test_a_matching_event_in_flight_below_a_committed_one_is_waited_for",
+    "test_a_condition_breaks_by_the_first_event_that_its_selector_matches",
+    "test_whatever_matches_a_condition_cannot_be_in_flight_while_it_is_judged",
+    "test_the_time_the_caller_takes_counts_for_no_page",
+}
+"""Modules and tests that run with HUNT=full alone: they take long."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    here = {item for item in items if item.path.parent == Path(__file__).parent}
+    left_out = {item for item in here if _name(item) in OTHERS_TABLES}
+    if os.environ.get("HUNT") != "full":
+        left_out |= {item for item in here if AT_LENGTH & {_name(item), item.path.stem}}
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=list(left_out))
+
+
+def _name(item: pytest.Item) -> str:
+    return getattr(item, "originalname", item.name)
 
 
 @pytest.fixture(scope="session")

@@ -1,1 +1,0 @@
-from tests.log.test_coalescing import *  # noqa: F403
