@@ -2,7 +2,7 @@
 
 ``eventstore tenants`` prints, applies and checks it; migrations cover what they bring. A schema without tenants has
 none of it, and pays nothing. Functions run with the rights of the schema's owner, whom forced row-level security holds
-back as well. So none of them need know of tenants: each sees and writes the rows of `current_tenant_v1` alone.
+back as well. So none of them needs to know of tenants: each sees and writes the rows of `current_tenant_v1` alone.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from eventstore.errors import ConfigurationError
+from eventstore.rights import PUBSUB_TABLES
 from eventstore.schema import quoted
 
 __all__ = ["COVERED", "SETTING", "SHARED", "apply", "as_tenant", "check_tenant_name", "covering", "script"]
@@ -126,7 +127,9 @@ def covering(schema: str, *, existing: str | None = None, always: bool = False) 
         for table, changes in COVERED.items()
     )
     whose = "null" if existing is None else _literal(check_tenant_name(existing))
-    return _filled(_COVER, schema, {"@changes@": rows, "@existing@": whose, "@always@": str(always).lower()})
+    touched = ", ".join(map(_literal, PUBSUB_TABLES))
+    values = {"@changes@": rows, "@existing@": whose, "@always@": str(always).lower(), "@touched@": touched}
+    return _filled(_COVER, schema, values)
 
 
 def script(
@@ -287,8 +290,9 @@ begin
             execute v_change;
         end loop;
         -- As a sub-query it is evaluated once a statement, and serves indexes.
-        execute format('create policy @policy@ on %s using (tenant = (select @schema@.current_tenant_v1())) '
-                       'with check (tenant = (select @schema@.current_tenant_v1()))', v_table);
+        execute format('create policy @policy@ on %1$s using (tenant = (select @schema@.%2$I())) '
+                       'with check (tenant = (select @schema@.%2$I()))', v_table,
+                       case when v_one.name in (@touched@) then 'current_tenant_v1' else 'tenant_v1' end);
     end loop;
 end
 $cover$;
@@ -300,6 +304,7 @@ begin
     if not exists (select from pg_roles r where r.rolname = @login@ and r.rolcanlogin) then
         raise exception 'there is no login %', @login@ using errcode = 'ES006';
     end if;
+    perform setval('@schema@.tenant_bindings', 1, true);
     insert into @schema@.tenant_logins as l (login, tenant) values (@login@, @tenant@)
         on conflict (login) do update set tenant = excluded.tenant, bound_at = clock_timestamp();
 end

@@ -10,6 +10,7 @@ from typing import Any
 from eventstore.reports.health import Verdict, check, fail, named, ok, unknown
 from eventstore.reports.installed import released
 from eventstore.reports.site import Site
+from eventstore.rights import PUBSUB_TABLES
 from eventstore.tenants import COVERED, POLICY, SHARED
 
 __all__ = ["Difference", "Kept", "differences", "read_kept"]
@@ -40,13 +41,13 @@ class Kept:
     Attributes:
         schema: its name.
         tables: a row for each that is no partition: its name, owner, column, security, policies and unique indexes.
-        body: of `current_tenant_v1`; None: it is missing, or does not run with its owner's rights.
-        lost: logins that are bound and may not log in, or that no policy holds back; None: who asks may not see them.
+        bodies: of the functions that policies ask for the tenant, where they have the rights they should.
+        lost: logins that are bound to no effect; None: who asks may not see them.
     """
 
     schema: str
     tables: Sequence[Mapping[str, Any]]
-    body: str | None
+    bodies: Mapping[str, str]
     lost: Sequence[str] | None
 
     @property
@@ -75,14 +76,16 @@ _TABLES = """
          order by c.relname offset 0) f
 """
 
-_BODY = """
-    select p.prosrc from pg_proc p
-     where p.pronamespace = to_regnamespace($1) and p.proname = 'current_tenant_v1' and p.prosecdef
+_BODIES = """
+    select p.proname::text, p.prosrc from pg_proc p
+     where p.pronamespace = to_regnamespace($1) and p.prosecdef = (p.proname = 'current_tenant_v1')
+       and p.proname in ('current_tenant_v1', 'tenant_v1')
 """
 
 _LOST = """
     select l.login from {0}.tenant_logins l left join pg_roles r on r.rolname = l.login
-     where (r.rolcanlogin and not (r.rolsuper or r.rolbypassrls)) is not true order by 1
+     where (r.rolcanlogin and not (r.rolsuper or r.rolbypassrls)
+            and (select b.last_value from {0}.tenant_bindings b) > 0) is not true order by 1
 """
 
 
@@ -91,8 +94,8 @@ async def read_kept(site: Site) -> Kept:
     tables = [dict(row) for row in await site.rows(_TABLES, site.quoted)]
     for one in tables:
         one["policies"] = json.loads(one["policies"] or "[]")
-    body = await site.rows(_BODY, site.quoted)
-    return Kept(site.schema, tables, body[0][0] if body else None, await _lost(site))
+    bodies = dict(map(tuple, await site.rows(_BODIES, site.quoted)))
+    return Kept(site.schema, tables, bodies, await _lost(site))
 
 
 async def _lost(site: Site) -> list[str] | None:
@@ -124,10 +127,11 @@ def differing(found: Kept) -> Iterator[Difference]:
             yield from _of_table(one, found.schema)
     there = {one["name"] for one in found.tables}
     yield from (Difference("table", name, "is missing") for name in COVERED if name not in there)
-    if found.body != released(found.schema)["current_tenant_v1"]:
-        yield Difference("function", "current_tenant_v1", "is missing, or not as released")
+    for name in ("current_tenant_v1", "tenant_v1"):
+        if found.bodies.get(name) != released(found.schema)[name]:
+            yield Difference("function", name, "is missing, or not as released")
     for login in found.lost or ():
-        yield Difference("login", login, "is bound, and may not log in, or no policy holds it back")
+        yield Difference("login", login, "is bound to no effect: it may not log in, or no policy holds it back")
 
 
 def _of_table(one: Mapping[str, Any], schema: str) -> Iterator[Difference]:
@@ -141,7 +145,8 @@ def _of_table(one: Mapping[str, Any], schema: str) -> Iterator[Difference]:
         yield Difference("table", name, "has no column that says whose a row is")
     if not (one["enabled"] and one["forced"]):
         yield Difference("security", name, "row-level security is not enabled, or not forced on its owner")
-    ours = f"(tenant = ( SELECT {_shown(schema)}.current_tenant_v1() AS current_tenant_v1))"
+    asked = "current_tenant_v1" if name in PUBSUB_TABLES else "tenant_v1"
+    ours = f"(tenant = ( SELECT {_shown(schema)}.{asked}() AS {asked}))"
     if one["policies"] != [[POLICY, True, "*", True, ours, ours]]:
         yield Difference("policy", name, "has another policy, or none")
     for key in one["keys"]:

@@ -15,16 +15,21 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
-# Empty unless `eventstore tenants` binds a login to a tenant; nobody but the owner touches it.
-TABLE = """
-create table if not exists tenant_logins (
-    login    text collate "C" primary key,
-    tenant   text collate "C" not null,
-    bound_at timestamptz not null default clock_timestamp()
+TABLES = (
+    # Empty unless `eventstore tenants` binds a login to a tenant; nobody but the owner touches it.
+    """
+    create table tenant_logins (
+        login    text collate "C" primary key,
+        tenant   text collate "C" not null,
+        bound_at timestamptz not null default clock_timestamp()
+    )
+    """,
+    # 1 from the first binding on, also if that is rolled back; asking a sequence costs less than asking a table.
+    "create sequence tenant_bindings as bigint minvalue 0 start 0 cache 1 no cycle",
+    "select setval('tenant_bindings', 0, true)",
 )
-"""
 
-FUNCTIONS = ("current_tenant_v1",)
+FUNCTIONS = ("current_tenant_v1", "tenant_v1")
 
 CHANGED = (
     "changed_v1",
@@ -42,7 +47,8 @@ CHANGED = (
 
 def upgrade() -> None:
     schema = context.config.attributes["schema"]
-    op.execute(text(TABLE))
+    for statement in TABLES:
+        op.execute(text(statement))
     for name in FUNCTIONS:
         op.execute(text(function_source(name, schema).replace(":", r"\:")))
     for name in CHANGED:
@@ -53,6 +59,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     schema = quoted(context.config.attributes["schema"])
-    # Refused where there are tenants: the policies of the tables need it.
-    op.execute(text(f"drop function {schema}.current_tenant_v1"))
+    # Refused where there are tenants: the policies of the tables need them.
+    op.execute(text(f"drop function {schema}.tenant_v1, {schema}.current_tenant_v1"))
     op.execute(text("drop table tenant_logins"))
+    op.execute(text("drop sequence tenant_bindings"))

@@ -7,6 +7,8 @@ from typing import Any
 
 import asyncpg
 import pytest
+from alembic import command
+from sqlalchemy.exc import DBAPIError
 
 from eventstore import EventStore, EventType, NewEvent
 from eventstore.errors import ConfigurationError
@@ -15,7 +17,7 @@ from eventstore.reports.health import examine
 from eventstore.reports.site import Site
 from eventstore.reports.tenants import differences
 from eventstore.roles import apply as apply_roles
-from eventstore.schema import migrate
+from eventstore.schema import _config, migrate
 from eventstore.tenants import COVERED, SHARED, apply, check_tenant_name, script
 from tests.tenants.conftest import ANYBODY, PREFIX, dsn_as
 
@@ -145,6 +147,7 @@ def test_names_are_quoted() -> None:
         ("alter table eventstore.events owner to postgres", "owner", "postgres"),
         ("alter role {0}_owner bypassrls", "owner", "{0}_owner"),
         ("alter role {0}_acme bypassrls", "login", "{0}_acme"),
+        ("select setval('eventstore.tenant_bindings', 0)", "login", "{0}_acme"),
         (
             "create or replace function eventstore.current_tenant_v1() returns text language sql stable return 'acme'",
             "function",
@@ -172,20 +175,35 @@ async def test_applying_makes_tables_and_policies_right_again(shared: str, every
     assert await differing(shared) == []
 
 
+BEFORE = """
+drop function eventstore.tenant_v1, eventstore.current_tenant_v1 cascade;
+drop table eventstore.tenant_logins;
+drop sequence eventstore.tenant_bindings;
+update eventstore.eventstore_version set version_num = '0004'
+"""
+"""Back to the revision before, past what a downgrade refuses."""
+
+
 async def test_what_a_migration_brings_is_covered_in_its_transaction(
     shared: str, everything: asyncpg.Connection
 ) -> None:
-    # A table that the revision before did not have.
-    await everything.execute(
-        "alter table eventstore.seals drop column tenant cascade; drop function eventstore.current_tenant_v1 cascade;"
-        " update eventstore.eventstore_version set version_num = '0004'"
-    )
+    await everything.execute("alter table eventstore.seals drop column tenant cascade")  # it is new, say
+    await everything.execute(BEFORE)
     await asyncio.to_thread(migrate, shared)
     assert await differing(shared) == []
 
 
 async def test_the_sql_of_a_migration_covers_what_it_brings(shared: str, everything: asyncpg.Connection) -> None:
-    await everything.execute("drop function eventstore.current_tenant_v1 cascade")
-    await everything.execute("update eventstore.eventstore_version set version_num = '0004'")
+    await everything.execute(BEFORE)
     await everything.execute((await asyncio.to_thread(plan, shared)).sql)
+    assert await differing(shared) == []
+
+
+async def test_a_schema_with_tenants_cannot_go_back(shared: str) -> None:
+    def down() -> None:
+        with _config(shared, "eventstore") as config:
+            command.downgrade(config, "0004")
+
+    with pytest.raises(DBAPIError, match="other objects depend on it"):
+        await asyncio.to_thread(down)
     assert await differing(shared) == []
