@@ -199,7 +199,6 @@ INTERNAL = (
     "stub_tags_v1",
     "subscription_states_v1",
     "tags_sql_v1",
-    "tenant_v1",
     "text_array_v1",
     "try_stripes_v1",
     "untraced_v1",
@@ -227,7 +226,6 @@ UNPINNED = (
     "lock_stripes_v1",
     "stripe_v1",
     "stripes_v1",
-    "tenant_v1",
     "try_stripes_v1",
     "write_events_v1",
 )

@@ -14,7 +14,7 @@ from eventstore.errors import ConfigurationError
 from eventstore.rights import PUBSUB_TABLES
 from eventstore.schema import quoted
 
-__all__ = ["COVERED", "SETTING", "SHARED", "apply", "as_tenant", "check_tenant_name", "covering", "script"]
+__all__ = ["COVERED", "SETTING", "SHARED", "apply", "as_tenant", "asked", "check_tenant_name", "covering", "script"]
 
 SETTING = "eventstore.tenant"
 """The setting that names the tenant of a transaction."""
@@ -111,6 +111,24 @@ def as_tenant(statement: str, parameter: int) -> str:
     return f"select f.* from ({whose}) t, lateral ({statement} where t.tenant is not null offset 0) f"
 
 
+def asked(schema: str, *, quickly: bool) -> str:
+    """Return the expression, as Postgres shows it but for quotes, by which the policies of tables ask for the tenant.
+
+    Args:
+        quickly: past `current_tenant_v1`, whose call costs more than most statements do by themselves, while no login
+            was ever bound and nothing is to be refused. It takes a right on a sequence, and so is for tables that
+            functions alone touch.
+    """
+    function = f"{quoted(schema)}.current_tenant_v1()"
+    if not quickly:
+        return function
+    setting = f"current_setting('{SETTING}'::text, true)"
+    return (
+        f"CASE WHEN ((pg_sequence_last_value('{quoted(schema)}.tenant_bindings'::regclass) = 0)"
+        f" AND ({setting} ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{{0,99}}$'::text)) THEN {setting} ELSE {function} END"
+    )
+
+
 def covering(schema: str, *, existing: str | None = None, always: bool = False) -> str:
     """Return the SQL, one statement, that covers the tables which are not; as who owns them.
 
@@ -129,6 +147,8 @@ def covering(schema: str, *, existing: str | None = None, always: bool = False) 
     whose = "null" if existing is None else _literal(check_tenant_name(existing))
     touched = ", ".join(map(_literal, PUBSUB_TABLES))
     values = {"@changes@": rows, "@existing@": whose, "@always@": str(always).lower(), "@touched@": touched}
+    for quick, name in ((False, "@asked@"), (True, "@asked_quickly@")):
+        values[name] = _literal(asked(schema, quickly=quick))
     return _filled(_COVER, schema, values)
 
 
@@ -290,9 +310,9 @@ begin
             execute v_change;
         end loop;
         -- As a sub-query it is evaluated once a statement, and serves indexes.
-        execute format('create policy @policy@ on %1$s using (tenant = (select @schema@.%2$I())) '
-                       'with check (tenant = (select @schema@.%2$I()))', v_table,
-                       case when v_one.name in (@touched@) then 'current_tenant_v1' else 'tenant_v1' end);
+        execute format('create policy @policy@ on %1$s using (tenant = (select %2$s)) '
+                       'with check (tenant = (select %2$s))',
+                       v_table, case when v_one.name in (@touched@) then @asked@ else @asked_quickly@ end);
     end loop;
 end
 $cover$;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from eventstore.reports.health import Verdict, check, fail, named, ok, unknown
 from eventstore.reports.installed import released
 from eventstore.reports.site import Site
 from eventstore.rights import PUBSUB_TABLES
-from eventstore.tenants import COVERED, POLICY, SHARED
+from eventstore.tenants import COVERED, POLICY, SHARED, asked
 
 __all__ = ["Difference", "Kept", "differences", "read_kept"]
 
@@ -41,13 +42,13 @@ class Kept:
     Attributes:
         schema: its name.
         tables: a row for each that is no partition: its name, owner, column, security, policies and unique indexes.
-        bodies: of the functions that policies ask for the tenant, where they have the rights they should.
+        body: of `current_tenant_v1`; None: it is missing, or does not run with its owner's rights.
         lost: logins that are bound to no effect; None: who asks may not see them.
     """
 
     schema: str
     tables: Sequence[Mapping[str, Any]]
-    bodies: Mapping[str, str]
+    body: str | None
     lost: Sequence[str] | None
 
     @property
@@ -76,10 +77,9 @@ _TABLES = """
          order by c.relname offset 0) f
 """
 
-_BODIES = """
-    select p.proname::text, p.prosrc from pg_proc p
-     where p.pronamespace = to_regnamespace($1) and p.prosecdef = (p.proname = 'current_tenant_v1')
-       and p.proname in ('current_tenant_v1', 'tenant_v1')
+_BODY = """
+    select p.prosrc from pg_proc p
+     where p.pronamespace = to_regnamespace($1) and p.proname = 'current_tenant_v1' and p.prosecdef
 """
 
 _LOST = """
@@ -93,9 +93,16 @@ async def read_kept(site: Site) -> Kept:
     """Read the catalogs, which takes no rights but to connect."""
     tables = [dict(row) for row in await site.rows(_TABLES, site.quoted)]
     for one in tables:
-        one["policies"] = json.loads(one["policies"] or "[]")
-    bodies = dict(map(tuple, await site.rows(_BODIES, site.quoted)))
-    return Kept(site.schema, tables, bodies, await _lost(site))
+        one["policies"] = [
+            [_plain(part, site.schema) for part in policy] for policy in json.loads(one["policies"] or "[]")
+        ]
+    body = await site.rows(_BODY, site.quoted)
+    return Kept(site.schema, tables, body[0][0] if body else None, await _lost(site))
+
+
+def _plain(part: Any, schema: str) -> Any:
+    """Return text in one line, without the quotes of the schema's name, which not every name needs."""
+    return re.sub(r"\s+", " ", part).replace(f'"{schema}".', f"{schema}.") if isinstance(part, str) else part
 
 
 async def _lost(site: Site) -> list[str] | None:
@@ -127,9 +134,8 @@ def differing(found: Kept) -> Iterator[Difference]:
             yield from _of_table(one, found.schema)
     there = {one["name"] for one in found.tables}
     yield from (Difference("table", name, "is missing") for name in COVERED if name not in there)
-    for name in ("current_tenant_v1", "tenant_v1"):
-        if found.bodies.get(name) != released(found.schema)[name]:
-            yield Difference("function", name, "is missing, or not as released")
+    if found.body != released(found.schema)["current_tenant_v1"]:
+        yield Difference("function", "current_tenant_v1", "is missing, or not as released")
     for login in found.lost or ():
         yield Difference("login", login, "is bound to no effect: it may not log in, or no policy holds it back")
 
@@ -145,19 +151,13 @@ def _of_table(one: Mapping[str, Any], schema: str) -> Iterator[Difference]:
         yield Difference("table", name, "has no column that says whose a row is")
     if not (one["enabled"] and one["forced"]):
         yield Difference("security", name, "row-level security is not enabled, or not forced on its owner")
-    asked = "current_tenant_v1" if name in PUBSUB_TABLES else "tenant_v1"
-    ours = f"(tenant = ( SELECT {_shown(schema)}.{asked}() AS {asked}))"
+    quick = name not in PUBSUB_TABLES
+    ours = _plain(f"(tenant = ( SELECT {asked(schema, quickly=quick)} AS current_tenant_v1))", schema)
     if one["policies"] != [[POLICY, True, "*", True, ours, ours]]:
         yield Difference("policy", name, "has another policy, or none")
     for key in one["keys"]:
         if key.split(".")[-1].strip('"') not in UNIQUE:
             yield Difference("key", key, "does not begin with the tenant")
-
-
-def _shown(schema: str) -> str:
-    """Return the name as Postgres writes it."""
-    plain = schema.isascii() and schema.islower() and schema.replace("_", "a").isalnum() and not schema[0].isdigit()
-    return schema if plain else f'"{schema}"'
 
 
 @check("tenants", read_kept)

@@ -29,7 +29,7 @@ TABLES = (
     "select setval('tenant_bindings', 0, true)",
 )
 
-FUNCTIONS = ("current_tenant_v1", "tenant_v1")
+FUNCTIONS = ("current_tenant_v1",)
 
 CHANGED = (
     "changed_v1",
@@ -59,7 +59,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     schema = quoted(context.config.attributes["schema"])
-    # Refused where there are tenants: the policies of the tables need them.
-    op.execute(text(f"drop function {schema}.tenant_v1, {schema}.current_tenant_v1"))
+    # Refused where there are tenants: the policies of the tables need it.
+    op.execute(text(f"drop function {schema}.current_tenant_v1"))
     op.execute(text("drop table tenant_logins"))
     op.execute(text("drop sequence tenant_bindings"))

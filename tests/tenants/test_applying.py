@@ -176,7 +176,7 @@ async def test_applying_makes_tables_and_policies_right_again(shared: str, every
 
 
 BEFORE = """
-drop function eventstore.tenant_v1, eventstore.current_tenant_v1 cascade;
+drop function eventstore.current_tenant_v1 cascade;
 drop table eventstore.tenant_logins;
 drop sequence eventstore.tenant_bindings;
 update eventstore.eventstore_version set version_num = '0004'
