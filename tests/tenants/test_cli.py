@@ -64,5 +64,5 @@ def test_commands_are_about_the_tenant_that_is_named(plain: Run, roles: str, mon
     assert plain("pubsub", "publish", "t", "1").exit_code == 0
     monkeypatch.delenv("EVENTSTORE_TENANT")
     refused = plain("read", "s", "--json")
-    assert refused.exit_code == 2
-    assert "none is named" in failure(refused)[1]
+    assert failure(refused) == (2, "ConfigurationError")
+    assert "none is named" in refused.stderr
