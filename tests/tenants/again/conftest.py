@@ -61,6 +61,8 @@ OTHERS_TABLES = {
 AT_LENGTH = {
     "test_streams",
     "test_idempotency",
+    "test_a_bad_append_is_refused_before_sql",
+    "test_what_scavenging_left_of_an_event_is_no_event",
     "test_an_append_that_says_nothing_happened_is_right",
     "test_cancelling_an_append_again_and_again_leaves_the_callers_transaction_usable",
     "test_a_matching_event_in_flight_below_a_committed_one_is_waited_for",
