@@ -50,6 +50,7 @@ OTHERS_TABLES = {
     "test_of_many_concurrent_conditional_appends_exactly_one_wins",
     "test_a_refused_duplicate_leaves_a_transaction_of_the_callers_usable",
     "test_replies_lost_under_load_leave_one_copy_of_everything",
+    "test_a_reply_lost_after_the_commit_changes_nothing_for_the_caller",
     "test_scavenging_touches_no_other_event_and_no_other_tag",
     # They change the database, or roles.
     "test_a_condition_that_waits_longer_than_lock_timeout_is_refused_as_a_conflict",
