@@ -1,4 +1,4 @@
-"""``python -m tests.faults``: run the rows of the test plan and the soak; write docs/reliability.md from what came out."""
+"""``python -m tests.faults``: run rows of the test plan and the soak; write docs/reliability.md of what came out."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import os
 import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 
@@ -16,12 +16,14 @@ from eventstore.log.append import Request, StreamAppend
 from eventstore.log.coalescing import _arguments, _Waiting
 from tests.conftest import QUICK
 
+T = TypeVar("T")
+
 FULL = os.environ.get("HUNT") == "full"
 SEED = int(os.environ.get("HUNT_SEED", "0")) or random.randrange(1, 1 << 32)
 
 
-def times(reduced: int, full: int) -> int:
-    """How often: *full* under ``make hunt``."""
+def times(reduced: T, full: T) -> T:
+    """How often, or how much: *full* under ``make hunt``."""
     return full if FULL else reduced
 
 

@@ -32,6 +32,7 @@ from eventstore import (
     WrongExpectedVersion,
 )
 from tests.conftest import QUICK
+from tests.faults.figures import note
 from tests.hunt.racing import (
     SEED,
     connection,
@@ -78,6 +79,7 @@ async def test_writers_with_exact_versions_and_with_any_share_streams(
     assert dict(won) == {row["stream"]: row["count"] for row in stored}, f"HUNT_SEED={SEED}"
     assert lost.total() > times(20, 500)
     assert await unsound(sql) == []
+    note(stores=count, appended=won.total(), refused=lost.total())
 
 
 @dataclass
@@ -221,6 +223,7 @@ async def test_single_append_transactions_of_every_form_never_deadlock(db: str, 
         await asyncio.gather(*(each.close() for each in borrowed))
     assert dict(outcomes) == {"ok": 40 * times(6, 250)}, f"HUNT_SEED={SEED}"
     assert (await deadlocks(sql), await unsound(sql)) == (0, [])
+    note(appends=outcomes.total(), deadlocks=0)
 
 
 def some_tagged(rng: random.Random) -> list[NewEvent]:
@@ -234,10 +237,10 @@ async def test_transactions_that_write_elsewhere_first_never_invert_versions(
     store: EventStore, db: str, sql: asyncpg.Connection
 ) -> None:
     await sql.execute("create table elsewhere (n int primary key)")
-    rng, kept = random.Random(SEED), 0
+    rng, kept, rolled_back = random.Random(SEED), 0, 0
 
     async def write(n: int, rng: random.Random) -> None:
-        nonlocal kept
+        nonlocal kept, rolled_back
         async with connection(db) as lent:
             for i in range(times(12, 1000)):
                 transaction = lent.transaction()
@@ -248,6 +251,7 @@ async def test_transactions_that_write_elsewhere_first_never_invert_versions(
                 await store.append_many([StreamAppend(name, some(2)) for name in names], connection=lent)
                 if rng.random() < 0.1:
                     await transaction.rollback()
+                    rolled_back += 1
                 else:
                     await transaction.commit()
                     kept += 2 * len(names)
@@ -258,6 +262,7 @@ async def test_transactions_that_write_elsewhere_first_never_invert_versions(
     await asyncio.gather(*(write(n, random.Random(rng.random())) for n in range(10)))
     assert await unsound(sql) == [], f"HUNT_SEED={SEED}"
     assert len(await stored_ids(sql)) == kept
+    note(transactions=10 * times(12, 1000), rolled_back=rolled_back, events=kept, inversions=0)
 
 
 async def test_a_planted_inversion_gap_or_lost_tag_is_caught(store: EventStore, sql: asyncpg.Connection) -> None:
@@ -379,6 +384,7 @@ async def test_cancelling_calls_anywhere_leaves_nothing_behind_and_loses_nobody(
         assert {result.idempotent for result in results} == happened
     assert len(await stored_ids(sql)) == len(set(await stored_ids(sql)))
     assert await unsound(sql) == []
+    note(cancelled=chaos.count, finished=len(chaos.finished), left_behind=0)
 
 
 async def test_cancelling_waiting_appends_gives_their_connections_back(db: str, sql: asyncpg.Connection) -> None:

@@ -21,6 +21,7 @@ import pytest
 
 from eventstore import All, Event, EventStore, NewEvent, Subscription
 from tests.conftest import QUICK
+from tests.faults.figures import note
 from tests.hunt.delivering import ROOT, Hunt, Node, hunting
 from tests.hunt.journal import Entry
 from tests.hunt.racing import FULL, SEED, stores, times
@@ -58,14 +59,15 @@ async def test_nodes_killed_again_and_again_lose_and_invert_nothing(db: str, tmp
         await hunt.end()
         assert await hunt.sql.fetch(MISFOLDED) == []
         journals = await hunt.journals()
-    tell_of_repeats(journals, kills, hunt.plan.window)
     assert hunt.checked(journals, "plain", "fold") == {}
+    tell_of_repeats(journals, kills, hunt.plan.window)
 
 
 def tell_of_repeats(journals: list[Entry], kills: int, window: int) -> None:
     begun = Counter(one.id for one in journals if one.kind == "begin")
     repeats = begun.total() - len(begun)
     print(f"{len(begun)} events, {kills} kills: {repeats} repeats ({repeats / kills:.1f} a kill, window {window})")
+    note(events=len(begun), kills=kills, repeats=repeats, window=window, anomalies=0)
 
 
 # -- halted
@@ -127,13 +129,13 @@ async def write_as_before(hunt: Hunt, before: list[asyncpg.Record]) -> None:
 
 async def test_a_node_that_was_halted_can_write_nothing_and_gets_partitions_again(db: str, tmp_path: Path) -> None:
     plan = Plan(run=("plain", "fold"), pool_size=4, lease_ttl=TTL, pause=0.005)
-    async with hunting(db, tmp_path, plan) as hunt:
+    async with hunting(db, tmp_path, plan, (60, 1_200)) as hunt:
         await hunt.sql.execute(FOLDED)
-        await halt_again_and_again(hunt, times(2, 100), write_as_before)
+        await halt_again_and_again(hunt, rounds := times(2, 200), write_as_before)
         assert await hunt.anomalies(*plan.run) == {}
         assert await hunt.sql.fetch(MISFOLDED) == []
         epochs = await hunt.sql.fetch("select epoch from eventstore.checkpoints")
-        print(f"{hunt.appended} events, epochs {[row['epoch'] for row in epochs]}")
+        note(events=hunt.appended, halts=rounds, epochs=sum(row["epoch"] for row in epochs), stale_writes_taken=0)
 
 
 async def write_unfenced(hunt: Hunt, before: list[asyncpg.Record]) -> None:
@@ -176,15 +178,16 @@ async def test_the_same_hunt_catches_writes_without_a_fence(db: str, tmp_path: P
 
 
 async def test_nodes_that_create_a_subscription_from_now_on_at_once_agree_on_its_start(db: str) -> None:
-    rounds = times(3, 200)
+    rounds = times(3, 500)
     rng = random.Random(SEED)
-    async with stores(db, 16, replace(QUICK, connections=2)) as nodes, asyncio.timeout(times(60, 400)):
+    async with stores(db, 16, replace(QUICK, connections=2)) as nodes, asyncio.timeout(times(60, 900)):
         async with appending(nodes[0], db, rng):
             created = [await created_by_all(nodes, f"from now {number}") for number in range(rounds)]
         log = [event async for event in nodes[0].read_all()]
         got = await delivered(nodes[1], created, log)
     for one in created:
         assert got[one.name] == [event.position for event in log if event.position > one.start_position], SEED
+    note(nodes=len(nodes), rounds=rounds, events=len(log), missed=0)
 
 
 async def created_by_all(nodes: list[EventStore], name: str) -> Subscription:
@@ -283,6 +286,7 @@ async def test_keys_that_fail_hold_back_no_others_and_are_replayed_in_order(db: 
     assert hunt.checked(journals, "plain") == {}
     # All were handled in the end, in order; parked does not count.
     assert hunt.checked([one for one in journals if one.kind not in ("parked", "moved")], "plain") == {}
+    note(events=events, parked_and_replayed=len(parked))
 
 
 async def test_parked_keys_survive_kills_also_in_the_middle_of_their_replay(db: str, tmp_path: Path) -> None:
@@ -319,7 +323,7 @@ async def parked_at_most(hunt: Hunt, left: int) -> bool:
     return bool(await hunt.sql.fetchval("select count(*) <= $1 from eventstore.parked", left))
 
 
-@pytest.mark.skipif(not FULL, reason="a figure, not a rule")
+@pytest.mark.skipif(not FULL, reason="a figure, which needs the time")
 async def test_throughput_beside_keys_that_fail(db: str, tmp_path: Path) -> None:
     took: dict[tuple[str, ...], list[float]] = {(): [], FAILING: []}
     async with hunting(db, tmp_path, Plan(policy=PATIENCE, window=1_000)) as hunt:
@@ -334,7 +338,8 @@ async def test_throughput_beside_keys_that_fail(db: str, tmp_path: Path) -> None
             await hunt.end()
             await hunt.store.unsubscribe("plain")
     well, beside = 20_000 / min(took[()]), 0.97 * 20_000 / min(took[FAILING])
-    print(f"{well:.0f} events/s without failing keys, {beside:.0f} of the others beside 3 of 100: {beside / well:.2f}")
+    note(alone_per_second=round(well), beside_per_second=round(beside), ratio_percent=round(100 * beside / well))
+    assert beside / well >= 0.9
 
 
 # -- drained
@@ -357,9 +362,9 @@ async def test_a_node_that_is_asked_to_stop_ends_what_it_has_in_hand_and_the_nex
         await hunt.start("last")
         await hunt.settled("batch")
         await hunt.end()
-        print(f"{rounds} times: drained within {max(took):.2f} s")
         # Nothing is lost, nothing comes twice, and no checkpoint was ever beyond what was through.
         assert await hunt.anomalies("batch") == {}, SEED
+        note(stops=rounds, slowest_s=round(max(took), 2), grace_s=hunt.plan.settings.drain_grace, anomalies=0)
 
 
 APP = """
@@ -391,6 +396,7 @@ async def test_asked_twice_to_stop_work_stops_at_once_and_settles_nothing(db: st
             assert await node.ends(within=10) == 143
             rows = await hunt.sql.fetch("select position, owner from eventstore.checkpoints")
             assert [tuple(row) for row in rows] == [(0, None)]
+    note(stopped_twice=times(1, 10), settled=0)
 
 
 # -- bad handlers
@@ -434,6 +440,7 @@ async def test_whatever_a_handler_does_wrong_is_recorded_and_holds_back_its_own_
     epochs = {one.epoch for one in journals if one.kind == "begin" and one.stream == "Blocks" and one.version == 1}
     assert len(epochs) == 2  # the lease of the node that was blocked ran out, and it could settle nothing
     assert hunt.checked(journals, "odd") == {}
+    note(wrong_handlers=len(ERRORS) + 1, parked=len(parked), anomalies=0)
 
 
 async def test_a_policy_that_halts_stops_the_partitions_of_what_failed_and_no_others(db: str, tmp_path: Path) -> None:

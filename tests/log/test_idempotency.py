@@ -27,6 +27,7 @@ from eventstore import (
 )
 from eventstore.errors import TransactionConflict
 from tests.conftest import QUICK
+from tests.faults.figures import note
 from tests.hunt.proxy import Proxy, proxied
 from tests.hunt.racing import (
     SEED,
@@ -205,6 +206,7 @@ async def test_a_reply_lost_after_the_commit_changes_nothing_for_the_caller(db: 
             assert await unsound(sql) == []
         assert proxy.lost >= times(14, 1000)
         assert await left_behind(store, sql) == []
+        note(appends=copies, replies_lost=proxy.lost, copies_too_many=0)
 
 
 @pytest.mark.hunt
@@ -230,6 +232,7 @@ async def test_replies_lost_under_load_leave_one_copy_of_everything(db: str, sql
     assert len(stored) == 2 * len(acknowledged) == 2 * 20 * times(6, 150)
     assert acknowledged.items() <= stored.items()
     assert await unsound(sql) == []
+    note(appends=len(acknowledged), replies_lost=proxy.lost)
 
 
 @every_form

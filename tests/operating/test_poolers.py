@@ -32,6 +32,7 @@ from eventstore.servers import SERVED_BY, Server
 from tests.cli.conftest import Run
 from tests.cli.conftest import plain as plain
 from tests.conftest import QUICK
+from tests.faults.figures import note
 from tests.hunt import test_missed_events as missing
 from tests.hunt.checker import check
 from tests.hunt.delivering import Hunt, Node, hunting
@@ -379,6 +380,8 @@ async def test_no_reader_behind_a_pooler_misses_an_event(
     journal.close()
     assert check(entries(path)) == {}, f"HUNT_SEED={SEED}"
     assert await left_behind(pooled, sql) == []
+    events = await sql.fetchval("select count(*) from eventstore.events")
+    note(writers=times(16, 64), readers=times(3, 8), events=events, anomalies=0)
 
 
 @pytest.mark.parametrize("listening", [False, True], ids=["polling", "listening directly"])
@@ -391,18 +394,20 @@ async def test_nodes_behind_a_pooler_that_are_killed_lose_and_invert_nothing(
     async with hunting(db, tmp_path, plan) as hunt:
         await hunt.sql.execute(FOLDED)
         hunt._dsn = bouncer.dsn(db)
-        nodes = [await hunt.start(name) for name in "ab"]
+        names = times("ab", "abcd")
+        nodes = [await hunt.start(name) for name in names]
         await hunt.until(lambda: owns_some(hunt, nodes))
-        load = asyncio.create_task(hunt.fill(times(300, 50_000), times(30, 500), pause=0.03))
-        for number in range(times(1, 20)):
-            await hunt.settles(10)
-            await nodes[number % 2].kill()
-            nodes[number % 2] = await hunt.start("ab"[number % 2])
+        load = asyncio.create_task(hunt.fill(times(300, 100_000), times(30, 500), pause=0.05))
+        for number in range(kills := times(1, 30)):
+            await (asyncio.sleep(2) if FULL else hunt.settles(10))
+            await nodes[number % len(names)].kill()
+            nodes[number % len(names)] = await hunt.start(names[number % len(names)])
         await load
         await hunt.settled("plain", "fold", timeout=300)
         await hunt.end()
         assert await hunt.sql.fetch(MISFOLDED) == []
         assert await hunt.anomalies("plain", "fold") == {}
+        note(nodes=len(names), events=hunt.appended, kills=kills, anomalies=0)
     assert await left_behind(bouncer.dsn(db), sql) == []
 
 
