@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -20,11 +20,19 @@ from eventstore.embedded import find_binaries
 from eventstore.schema import migrate
 from tests.conftest import _shared_memory
 
-__all__ = ["Cluster", "Pair", "pair", "template"]
+__all__ = ["Cluster", "Pair", "durable", "pair", "template"]
 
 SETTINGS = {"listen_addresses": "", "fsync": "off", "max_connections": "60", "shared_buffers": "16MB",
             "wal_level": "replica", "hot_standby": "on", "wal_receiver_status_interval": "100ms"}  # fmt: skip
 QUIET: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+
+
+def is_alive(pid: str) -> bool:
+    """Whether there is such a process that has not ended yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def as_server(*command: str | Path) -> list[str]:
@@ -66,9 +74,16 @@ class Cluster:
 
     def kill(self) -> None:
         """End every process of it without a word."""
-        if self._process is not None and self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.send_signal(signal.SIGSTOP)  # so that it has no more children; each is a session of its own
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        for pid in (self._process.pid, *map(int, children)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait()
+        while any(map(is_alive, children)):
+            time.sleep(0.001)
 
     def execute(self, statement: str) -> list[Any]:
         with psycopg.connect(self.dsn, autocommit=True) as connection:
@@ -136,6 +151,20 @@ def template() -> Iterator[Path]:
             origin.kill()
         yield origin.data
     finally:
+        shutil.rmtree(root)
+
+
+@contextmanager
+def durable(data: Path, **settings: str) -> Iterator[Cluster]:
+    """Start a copy of *data* on a disk, which unless *settings* say otherwise loses nothing that it committed."""
+    root = made_for_server(Path(mkdtemp(prefix="durable-")))
+    server = Cluster(root, **{"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"} | settings)
+    try:
+        run("cp", "-a", data, server.data, cwd=root)
+        server.start()
+        yield server
+    finally:
+        server.kill()
         shutil.rmtree(root)
 
 
