@@ -19,6 +19,7 @@ import asyncpg
 from pydantic import BaseModel
 
 from eventstore import All, Delivery, Event, EventStore, FailurePolicy, Settings, event_type
+from tests.faults.clocks import mend_datetimes, set_clock
 from tests.hunt.journal import Entry, Journal, now
 
 __all__ = ["Plan"]
@@ -32,6 +33,7 @@ class Plan:
         run: names of `HANDLERS`, each the name of its subscription too.
         pause: seconds a handler takes for an event, and a batch for all of its.
         failing: streams that "plain" refuses, or "picky" where that runs, as long as the file `mended` is not there.
+        clock: of `tests.faults.clocks.CLOCKS`; the journal is in true time.
     """
 
     run: tuple[str, ...] = ("plain",)
@@ -44,6 +46,7 @@ class Plan:
     mended: str = ""
     policy: dict[str, Any] = field(default_factory=dict)
     listen_dsn: str | None = None
+    clock: str = ""
 
     def json(self) -> str:
         return json.dumps(asdict(self))
@@ -212,6 +215,8 @@ def register(store: EventStore, plan: Plan, noted: Noted, names: Iterable[str]) 
 
 
 async def main(dsn: str, path: str, name: str, plan: Plan) -> None:
+    set_clock(plan.clock)
+    mend_datetimes()
     noted = Noted(Path(path), name)
     async with EventStore(dsn, settings=plan.settings, node_name=name) as store:
         noted.watch(store)
