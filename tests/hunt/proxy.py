@@ -94,7 +94,7 @@ class Link:
         stalled: what comes from either side is swallowed.
         held: what comes is held back until this is set, and brought then, also if who sent it has left.
         slow: it brings 1,000 bytes a second.
-        left: so many bytes until it is cut.
+        left: so many bytes until it is cut, or stalled if it `stalls`.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Link:
         self._queries: dict[bytes, bytes] = {}
         self._losing = False
         self.role = "lent"
-        self.stalled = self.slow = False
+        self.stalled = self.slow = self.stalls = False
         self.held: asyncio.Event | None = None
         self.left: int | None = None
 
@@ -134,7 +134,9 @@ class Link:
         writer.write(data)
         await writer.drain()
         if self.left is not None and self.left <= 0:
-            raise ConnectionResetError
+            if not self.stalls:
+                raise ConnectionResetError
+            self.stalled = True
 
     async def run(self) -> None:
         try:
