@@ -234,7 +234,7 @@ async def delivered(store: EventStore, created: list[Subscription], log: list[Ev
         collect(name)
     run = asyncio.create_task(store.run())
     for name in got:
-        await store.subscriptions.wait_for(name, log[-1].position, timeout=60)
+        await store.subscriptions.wait_for(name, log[-1].position, timeout=times(60, 300))
     run.cancel()
     await asyncio.wait([run])
     return {name: sorted(positions) for name, positions in got.items()}
