@@ -133,6 +133,9 @@ _MISSING = (asyncpg.UndefinedFunctionError, asyncpg.InvalidSchemaNameError, asyn
 RELEASE_WITHIN = 2.0
 """Seconds a cancelled query may take to end before its connection is cut."""
 
+UNDONE_WITHIN = 5.0
+"""Seconds in which a caller's connection has to go back to, or give up, the savepoint around an append."""
+
 ACQUIRE_WITHIN = 60.0
 """Seconds to wait for a free connection of the pool."""
 
@@ -603,11 +606,22 @@ async def borrowed(lent: Borrowable) -> AsyncIterator[Connection]:
             yield raw
         except BaseException:
             if not raw.is_closed():
-                undo = raw.execute("rollback to savepoint eventstore; release savepoint eventstore")
-                await to_its_end(undo)
+                undo = _soon(raw, "rollback to savepoint eventstore; release savepoint eventstore")
+                # A connection that is silent also now has been cut, and its transaction with it.
+                with suppress(TimeoutError):
+                    await to_its_end(undo)
             raise
         # To its end: cut off in between nobody could tell whether there is still a savepoint to go back to.
-        await to_its_end(raw.execute("release savepoint eventstore"))
+        await to_its_end(_soon(raw, "release savepoint eventstore"))
+
+
+async def _soon(raw: Any, statement: str) -> None:
+    """Run a statement that nobody can cancel: so it is cut off, with its connection, when there is no answer."""
+    try:
+        await raw.execute(statement, timeout=UNDONE_WITHIN)
+    except TimeoutError:
+        raw.terminate()
+        raise
 
 
 async def _begun(lent: object) -> Any:
