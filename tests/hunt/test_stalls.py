@@ -21,7 +21,7 @@ from tests.faults.figures import note
 from tests.hunt.checker import check
 from tests.hunt.journal import Entry
 from tests.hunt.proxy import Link, Proxy, proxied
-from tests.hunt.racing import FULL, SEED, left_behind, times, until
+from tests.hunt.racing import FULL, SEED, left_behind, locked, times, until, waiting_for_locks
 
 pytestmark = pytest.mark.hunt
 
@@ -104,6 +104,50 @@ async def test_listeners_that_fall_silent_are_replaced_and_cost_no_more_than_pol
         silenced=NODES * ROUNDS, at_once=NODES, noticed_within_s=round(max(noticed), 1), events=len(appended),
         poll_interval_s=settings.poll_interval, longest_delay_s=round(max(delays), 2), missed=0,
     )  # fmt: skip
+
+
+# -- single connections
+
+
+async def test_a_caller_who_gives_up_on_a_silent_connection_of_his_own_is_free(
+    db: str, store: EventStore, sql: asyncpg.Connection
+) -> None:
+    await store.append("s", [NewEvent("T")])
+    async with proxied(db) as proxy, locked(db, "s"):
+        own = await asyncpg.connect(proxy.dsn)
+        await own.execute("begin")
+        append = asyncio.create_task(store.append("s", [NewEvent("T")], connection=own))
+        await waiting_for_locks(sql)
+        (link,) = proxy.links("lent")
+        link.stalled = True
+        append.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(append, 30)
+        assert own.is_closed()
+
+
+async def test_a_node_whose_connections_fall_silent_goes_on_with_others(
+    db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("database", "subscriptions.projecting"):
+        monkeypatch.setattr(f"eventstore.{module}.ANSWERED_WITHIN", 1.0)
+    async with proxied(db) as proxy, EventStore(db) as direct, EventStore(proxy.dsn, settings=QUICK) as store:
+        handled: asyncio.Queue[int] = asyncio.Queue()
+
+        @store.handler("h", All())
+        async def handle(event: Event, delivery: Delivery) -> None:
+            await handled.put(event.position)
+
+        running = asyncio.create_task(store.run(handle_sigterm=False))
+        await direct.append("s", [NewEvent("T")])
+        assert await asyncio.wait_for(handled.get(), 30) == 1
+        for link in proxy.links():
+            link.stalled = True
+        await direct.append("s", [NewEvent("T")])
+        while await asyncio.wait_for(handled.get(), 60) < 2:
+            pass
+        running.cancel()
+        await asyncio.wait([running])
 
 
 # -- all connections
@@ -241,7 +285,11 @@ async def finished(work: Work, condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_faults_at_random_bytes_outlast_no_timeout_and_lose_nothing(db: str, sql: asyncpg.Connection) -> None:
+async def test_faults_at_random_bytes_outlast_no_timeout_and_lose_nothing(
+    db: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in () if FULL else ("database", "subscriptions.projecting"):
+        monkeypatch.setattr(f"eventstore.{module}.ANSWERED_WITHIN", 2.0)
     faults, rng, done = times(24, 500), random.Random(SEED), Counter[str]()
     await sql.execute("create table counted (id uuid primary key)")
     settings = replace(QUICK, append_timeout=5.0, connect_timeout=3.0)
