@@ -19,7 +19,7 @@ from uuid import UUID
 
 import asyncpg
 
-from eventstore import errors
+from eventstore import errors, keepalive
 from eventstore.answers import Answers
 from eventstore.counting import Reads
 from eventstore.moments import hand_over_numbers
@@ -170,6 +170,10 @@ def mapped_errors() -> Iterator[None]:
         raise errors.DatabaseUnavailable(f"the database connection failed: {said}") from error
 
 
+_REFUSED = (asyncpg.ProtocolViolationError, asyncpg.FeatureNotSupportedError)
+"""What poolers say to settings that they do not know."""
+
+
 async def _nothing(_connection: object) -> None:
     return None
 
@@ -181,13 +185,14 @@ async def connect(dsn: str, *, timeout: float = 10.0, cache: int = 0, name: str 
         ConfigurationError: the DSN is malformed.
         DatabaseUnavailable: the server refuses or cannot be reached within *timeout* seconds.
     """
+    options: dict[str, Any] = {"dsn": dsn, "timeout": timeout, "statement_cache_size": cache}
     with _opening(dsn):
-        return await asyncpg.connect(
-            dsn,
-            timeout=timeout,
-            statement_cache_size=cache,
-            server_settings={"application_name": name},
-        )
+        try:
+            made = await asyncpg.connect(**options, server_settings={"application_name": name} | keepalive.SESSION)
+        except _REFUSED:
+            made = await asyncpg.connect(**options, server_settings={"application_name": name})
+    keepalive.watch(made)
+    return made
 
 
 @contextmanager
@@ -276,6 +281,7 @@ class Database:
         self._settings, self._connections, self._lent, self._beside = settings, connections, lent, beside
         # What `start` looks for was found by the other one, and a connection costs a server several milliseconds.
         self._lazy = lent or beside is not None
+        self._session: dict[str, str] = beside._session if beside else keepalive.SESSION
         self.reads, self.ended = reads or Reads(), 0
         self.way, self._way_known = Way(), True
         self._server: Server = beside._server if beside else Server()
@@ -324,6 +330,7 @@ class Database:
 
     async def _meet(self, connection: Any) -> str:
         """Find out who serves a new connection; return the isolation level of a transaction that names none."""
+        keepalive.watch(connection)
         # Before anything else, which would leave prepared statements on a backend that is not this connection's own.
         met = await introduced(connection)
         if not self._way_known and met["backend"] != connection.get_server_pid():
@@ -374,7 +381,7 @@ class Database:
             self._server.forget()
         with _opening(dsn):
             try:
-                await self._open(dsn)
+                await self._open_somehow(dsn)
             except _Pooled:
                 timeout = self._settings.connect_timeout
                 moving = await moves(lambda: connect(dsn, timeout=timeout), lambda one: one.close(timeout=timeout))
@@ -404,6 +411,16 @@ class Database:
         finally:
             connection.terminate()
 
+    async def _open_somehow(self, dsn: str) -> None:
+        self._session = self._beside._session if self._beside else keepalive.SESSION
+        try:
+            await self._open(dsn)
+        except _REFUSED:
+            if not self._session:
+                raise
+            self._session = {}
+            await self._open(dsn)
+
     async def _open(self, dsn: str) -> None:
         self._pool = pool = await asyncpg.create_pool(
             dsn,
@@ -418,7 +435,7 @@ class Database:
             init=self._lend if self._lent else self._prepare,
             timeout=self._settings.connect_timeout,
             statement_cache_size=self.way.cache,
-            server_settings={"application_name": "eventstore"},
+            server_settings={"application_name": "eventstore"} | self._session,
         )
         if self._lazy:
             return

@@ -30,6 +30,7 @@ LAYERS = (
         "mailbox",
         "service",
         "schema",
+        "keepalive",
         "poolers",
         "servers",
         "answers",
