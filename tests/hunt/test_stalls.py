@@ -290,7 +290,7 @@ async def test_faults_at_random_bytes_outlast_no_timeout_and_lose_nothing(
 ) -> None:
     for module in () if FULL else ("database", "subscriptions.projecting"):
         monkeypatch.setattr(f"eventstore.{module}.ANSWERED_WITHIN", 2.0)
-    faults, rng, done = times(24, 500), random.Random(SEED), Counter[str]()
+    faults, rng, done = times(12, 500), random.Random(SEED), Counter[str]()
     await sql.execute("create table counted (id uuid primary key)")
     settings = replace(QUICK, append_timeout=5.0, connect_timeout=3.0)
     async with proxied(db, tcp=True) as proxy, EventStore(db) as direct:
