@@ -6,7 +6,8 @@ BIN    := $(VENV)/bin
 LOCK   := requirements/ci.txt
 STAMP  := $(VENV)/$(if $(LOCKED),.locked,.installed)
 
-.PHONY: install check audit lock test thorough test-all build demo hunt bench screenshots format clean
+.PHONY: install check audit lock test thorough test-all build demo hunt faults reliability bench screenshots format \
+	clean
 
 install: $(STAMP)
 
@@ -61,6 +62,17 @@ demo: install
 # The concurrency hunts at full length; `make test` runs them reduced.
 hunt: install
 	HUNT=full $(BIN)/python -m pytest -m hunt
+
+# Every fault at once, for half an hour; for example `make faults FAULTS_MINUTES=5`.
+FAULTS_MINUTES ?= 30
+faults: install
+	$(BIN)/python -m tests.faults soak --minutes $(FAULTS_MINUTES)
+
+# Every row of docs/reliability.md at full length, the soak, and the page: some three hours on two cores.
+reliability: install
+	-$(BIN)/python -m tests.faults rows
+	-$(BIN)/python -m tests.faults soak --minutes $(FAULTS_MINUTES)
+	$(BIN)/python -m tests.faults report
 
 # Ours beside raw Postgres and beside other event stores; for example `make bench ARGS=--quick`.
 bench: install

@@ -13,7 +13,13 @@ from typing import Any
 
 __all__ = ["CLOCKS", "mend_datetimes", "set_clock"]
 
-CLOCKS = {"": (0.0, 1.0), "ahead": (3600.0, 1.0), "behind": (-3600.0, 1.0), "frozen": (0.0, 0.0), "backwards": (0.0, -1.0)}
+CLOCKS = {
+    "": (0.0, 1.0),
+    "ahead": (3600.0, 1.0),
+    "behind": (-3600.0, 1.0),
+    "frozen": (0.0, 0.0),
+    "backwards": (0.0, -1.0),
+}
 """Seconds that a clock is off from its start on, and how fast it runs."""
 
 _real, _real_ns = time.time, time.time_ns

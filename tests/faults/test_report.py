@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import soak
 from tests.faults.__main__ import REPORT, RESULTS, chosen
 from tests.faults.figures import note
 from tests.faults.report import PROMISES, SOAK_ROW, render
+from tests.faults.resources import Measure
 from tests.faults.rows import ROWS, Row
 from tests.faults.running import ROOT, Result, keep, kept, run_row, told
+from tests.faults.soaking import result_of
 
 RESULT = Result(
     2, "2026-01-01T00:00+00:00", "abc", 7, "python …", 90.0, 1, [], [], [{"test": "t", "seed": 7, "took_s": 1.5}]
@@ -108,6 +111,16 @@ def test_figures_are_told_to_whom_asks_for_them_alone(tmp_path: Path, monkeypatc
         2,
         "test_figures_are_told_to_whom_asks_for_them_alone",
     )
+
+
+def test_an_anomaly_or_a_resource_that_grows_makes_a_soak_a_miss() -> None:
+    sound = soak.Result(7, 60.0, events={"stored": 10}, faults={"crash": soak.Fault(times=3)})
+    row = result_of(sound, "2026-01-01T00:00+00:00", "python …")
+    assert (row.held, row.figures[0]["faults"], row.figures[0]["events"]) == (True, 3, 10)
+    lost = replace(sound, anomalies={"lost_write": ["an event"]}, counts={"lost_write": 2})
+    leaking = replace(sound, resources={"node": {"fds": Measure(10, 20, 30, 60.0, flat=False)}})
+    for wrong, why in ((lost, "lost_write, 2 times: an event"), (leaking, "fds of node grew from 10 to 30")):
+        assert result_of(wrong, "2026-01-01T00:00+00:00", "python …").failed == [why]
 
 
 def test_a_row_that_does_not_exist_is_refused() -> None:

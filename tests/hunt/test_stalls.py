@@ -129,8 +129,7 @@ async def test_a_caller_who_gives_up_on_a_silent_connection_of_his_own_is_free(
 async def test_a_node_whose_connections_fall_silent_goes_on_with_others(
     db: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("database", "subscriptions.projecting"):
-        monkeypatch.setattr(f"eventstore.{module}.ANSWERED_WITHIN", 1.0)
+    monkeypatch.setattr("eventstore.answers.WAITED", 1.0)
     async with proxied(db) as proxy, EventStore(db) as direct, EventStore(proxy.dsn, settings=QUICK) as store:
         handled: asyncio.Queue[int] = asyncio.Queue()
 
@@ -288,8 +287,8 @@ async def finished(work: Work, condition: Callable[[], bool]) -> None:
 async def test_faults_at_random_bytes_outlast_no_timeout_and_lose_nothing(
     db: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in () if FULL else ("database", "subscriptions.projecting"):
-        monkeypatch.setattr(f"eventstore.{module}.ANSWERED_WITHIN", 2.0)
+    if not FULL:
+        monkeypatch.setattr("eventstore.answers.WAITED", 1.0)
     faults, rng, done = times(12, 500), random.Random(SEED), Counter[str]()
     await sql.execute("create table counted (id uuid primary key)")
     settings = replace(QUICK, append_timeout=5.0, connect_timeout=3.0)
