@@ -187,7 +187,7 @@ class Work:
         self.outcomes: Counter[str] = Counter()
         self.handled = set[str]()
         self.enough = asyncio.Event()
-        self.callers = list[asyncio.Task[None]]()
+        self.callers, self.others = list[asyncio.Task[None]](), list[asyncio.Task[None]]()
 
     async def timed(self, name: str, call: Coroutine[Any, Any, Any]) -> Any:
         """Run a call that has a timeout, and note how long it took."""
@@ -269,8 +269,9 @@ async def working(store: EventStore, dsn: str) -> AsyncIterator[Work]:
 
     work.callers = [asyncio.create_task(work.append(f"writer {n}")) for n in range(times(4, 12))]
     work.callers += [asyncio.create_task(one()) for one in (work.append_in_own_transactions, work.broadcast)]
-    others = [asyncio.create_task(work.listen()), asyncio.create_task(store.run(handle_sigterm=False))]
+    others = work.others = [asyncio.create_task(work.listen()), asyncio.create_task(store.run(handle_sigterm=False))]
     try:
+        await asyncio.wait_for(store.started(), 60)  # a node that cannot even begin ends
         yield work
     finally:
         for task in (*work.callers, *others):
@@ -281,6 +282,8 @@ async def working(store: EventStore, dsn: str) -> AsyncIterator[Work]:
 async def finished(work: Work, condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(120):
         while not condition():
+            for task in work.others:
+                assert not task.done(), task.exception()
             await asyncio.sleep(0.05)
 
 
