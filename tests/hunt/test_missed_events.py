@@ -52,7 +52,14 @@ def note_read(journal: Journal, reader: str, id: object, position: int, stream: 
 # -- writers
 
 Outcome = Literal["ok", "fail", "unknown"]
-LOST = (DatabaseUnavailable, asyncpg.AdminShutdownError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+LOST = (
+    DatabaseUnavailable,
+    asyncpg.AdminShutdownError,
+    asyncpg.ConnectionDoesNotExistError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+)
 """What a caller gets on a connection of its own that was ended."""
 
 
