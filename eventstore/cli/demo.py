@@ -47,6 +47,7 @@ def command(session: Session, rate: float, timeout: float, **source: Any) -> int
     """
     if session.schema is not None:
         raise click.UsageError(f"the demo has a schema of its own, {SCHEMA}; leave --schema out")
+    session.of_all_tenants()
     if "" in session.location:
         raise click.UsageError("--dsn or --data-dir is empty; leave it out for the embedded Postgres")
     return session.run(_until_drained(_demo(_Show(session), _source(**source), rate, timeout)))

@@ -49,7 +49,7 @@ def grown(found: Soaked) -> Iterator[str]:
 
 
 def figures(found: Soaked) -> dict[str, Any]:
-    """What is shown of it."""
+    """What is shown of it; of what processes take, the medians of the second and the last third."""
     again = [*found.written_again.values(), *found.delivered_again.values()]
     return {
         "test": "soak", "seed": found.seed, "kinds_of_faults": len(found.faults),
@@ -57,4 +57,7 @@ def figures(found: Soaked) -> dict[str, Any]:
         "unknown": found.events.get("unknown", 0), "deliveries": sum(found.deliveries.values()),
         "repeats": sum(found.repeats.values()), "slowest_recovery_s": max((one.most for one in again), default=0.0),
         "anomalies": sum(found.counts.values()),
+    } | {
+        f"{process} {measure.replace('_', ' ')}": f"{one.middle:g} → {one.last:g}"
+        for process, measures in found.resources.items() for measure, one in measures.items()
     }  # fmt: skip

@@ -44,6 +44,13 @@ def test_what_makes_no_sense_is_refused(plain: Run, args: list[str], found: str)
     assert found in result.output + result.stderr
 
 
+@pytest.mark.parametrize("command", ["migrate", "roles", "dev", "demo"])
+def test_what_is_about_a_schema_as_a_whole_takes_no_tenant(plain: Run, command: str) -> None:
+    refused = plain(command, "--tenant", "acme")
+    assert refused.exit_code == 2
+    assert "leave out --tenant" in refused.stderr
+
+
 def test_it_is_applied_checked_and_undone_by_nobody(plain: Run, roles: str) -> None:
     assert plain("tenants", "--check", "--dsn", roles).exit_code == 1
     assert plain("tenants", "--apply", "--bind", f"{ANYBODY}=acme", "--dsn", roles).exit_code == 0
