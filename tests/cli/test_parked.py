@@ -32,8 +32,10 @@ class Shop:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
+        claimed = self.store._pools.moments.next("claimed")
         task = asyncio.create_task(self.store.run())
         try:
+            await claimed
             yield
         finally:
             task.cancel()
