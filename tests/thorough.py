@@ -2,7 +2,7 @@
 
 They start many processes or a browser, play another case of what a shorter test plays, or repeat at length what is
 shown once. Each room keeps some of every kind in `make test`, among them the planted bugs. A name without brackets
-stands for all cases of the test.
+stands for all cases of the test, and a star for all tests of the file.
 """
 
 from __future__ import annotations
@@ -180,6 +180,13 @@ THOROUGH: dict[str, tuple[str, ...]] = {
         "test_what_was_done_to_the_stored_seals_is_named",
         "test_without_seals_what_could_have_been_written_that_way_is_not_found",
     ),
+    "tests/faults/test_connections.py": (
+        "test_whatever_happens_to_connections_nothing_is_lost_doubled_or_out_of_order[patient]",
+    ),
+    "tests/faults/test_planted.py": (
+        "test_an_owner_of_before_who_is_believed_and_a_projection_that_forgets_are_found",
+    ),
+    "tests/faults/test_report.py": ("test_every_row_names_tests_that_exist",),
     "tests/hunt/test_append_races.py": (
         "test_cancelling_calls_anywhere_leaves_nothing_behind_and_loses_nobody",
         "test_of_racers_on_one_condition_never_two_win[4]",
@@ -392,6 +399,9 @@ THOROUGH: dict[str, tuple[str, ...]] = {
         "test_order_holds_per_stream_at_every_pool_size[8]",
         "test_two_nodes_share_out_partitions_and_never_run_one_together",
     ),
+    "tests/supply/test_bills.py": ("*",),
+    "tests/tenants/again/test_append.py": ("*",),
+    "tests/tenants/again/test_conditions.py": ("*",),
     "tests/test_embedded.py": (
         "test_a_killed_client_counts_as_gone",
         "test_asyncpg_takes_the_dsn",
@@ -465,4 +475,4 @@ def is_thorough(node: str) -> bool:
     """Whether the test of this node id is one of them."""
     path, _, name = node.partition("::")
     listed = THOROUGH.get(path, ())
-    return name in listed or name.partition("[")[0] in listed
+    return not {name, name.partition("[")[0], "*"}.isdisjoint(listed)

@@ -210,6 +210,7 @@ def test_what_to_try_next_begins_with_the_program_as_it_was_called(
     monkeypatch: pytest.MonkeyPatch, called: str, shown: str
 ) -> None:
     monkeypatch.setattr(sys, "argv", [called])
+    monkeypatch.setenv("PATH", "")
     assert _program() == shown
 
 

@@ -13,8 +13,12 @@ from tests.hunt.racing import SEED
 pytestmark = pytest.mark.hunt
 
 
+@pytest.mark.parametrize(
+    "faults",
+    [["cut", "cut-inside", "stall", "refuse", "end-backends"], ["slow", "delay", "lose", "vanish"]],
+    ids=["hasty", "patient"],
+)
 async def test_whatever_happens_to_connections_nothing_is_lost_doubled_or_out_of_order(
-    own: Server, tmp_path: Path
+    own: Server, tmp_path: Path, faults: list[str]
 ) -> None:
-    faults = ["cut", "cut-inside", "slow", "stall", "delay", "lose", "vanish", "refuse", "end-backends"]
     assert await survived(own, tmp_path, faults) == {}, f"HUNT_SEED={SEED}"
