@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 from pathlib import Path
 from tempfile import mkdtemp
@@ -19,6 +20,8 @@ REPORT = ROOT / "docs" / "reliability.md"
 
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit code: 0 if all that ran held."""
+    for ending in (signal.SIGINT, signal.SIGTERM):  # also in the background: servers and nodes are not left behind
+        signal.signal(ending, signal.default_int_handler)
     options = _parser().parse_args(arguments)
     if options.do == "report":
         write(kept(options.results), REPORT)

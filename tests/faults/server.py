@@ -45,10 +45,12 @@ class Server(Cluster):
             return
         with suppress(ProcessLookupError):
             os.kill(self._process.pid, signal.SIGSTOP)  # it starts nobody any more
-        for process in self.processes():
+        processes = self.processes()
+        for process in processes:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         self._process.wait()
+        psutil.wait_procs(processes)  # a server does not start while one of those before it has their shared memory
 
 
 @contextmanager
