@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -24,7 +24,7 @@ from tests.hunt.journal import Entry, Journal, entries
 from tests.hunt.proxy import Proxy, proxied
 from tests.hunt.subscription_node import Plan
 
-__all__ = ["Campaign", "Scale", "campaign"]
+__all__ = ["Campaign", "Scale", "beside", "campaign"]
 
 SUBSCRIPTIONS = ("plain", "batch", "fold", "picky")
 
@@ -162,19 +162,8 @@ class Campaign:
 
     # -- while it goes on
 
-    @asynccontextmanager
-    async def mending(self) -> AsyncIterator[None]:
-        """Let "picky" refuse some streams, then mend it and replay them, again and again."""
-        task = asyncio.create_task(self._mend_again_and_again())
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-            if not task.cancelled() and (error := task.exception()):
-                raise error
-
-    async def _mend_again_and_again(self) -> None:
+    async def mend_again_and_again(self) -> None:
+        """Let "picky" refuse some streams, then mend it and replay them."""
         while True:
             await asyncio.sleep(6)
             self._mended.touch()
@@ -273,6 +262,19 @@ class Campaign:
         named = self.scale.run if self.scale.nodes else ()
         found = await asyncio.to_thread(check_all, history, named, self.scale.window)
         return merged(found, {"stuck": self.stuck} if self.stuck else {}), history
+
+
+@asynccontextmanager
+async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Do *work*, which has no end of its own, while the block runs; what it failed with is raised."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled() and (error := task.exception()):
+            raise error
 
 
 @asynccontextmanager

@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import linear_regression, median
 
@@ -54,18 +53,8 @@ class Sampler:
         self._field = field
         self._samples: defaultdict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
 
-    @asynccontextmanager
-    async def sampling(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self._sample_again_and_again())
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-            if not task.cancelled() and (error := task.exception()):
-                raise error
-
-    async def _sample_again_and_again(self) -> None:
+    async def sample_again_and_again(self) -> None:
+        """Never ends by itself."""
         while True:
             for worker in self._field.living():
                 if worker.steady:

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.faults.campaign import LOST, Campaign, Scale, campaign
+from tests.faults.campaign import LOST, Campaign, Scale, beside, campaign
 from tests.faults.nemeses import NEMESES
 from tests.faults.resources import Measure, Sampler
 from tests.faults.server import server, template
@@ -170,7 +170,7 @@ async def _through(
     await field.start_all()
     say(f"seed {result.seed}; {len(field.workers)} processes work, their journals are in {field.directory}")
     sampler, strikes = Sampler(field), Strikes(field, say)
-    async with sampler.sampling(), field.mending():
+    async with beside(sampler.sample_again_and_again()), beside(field.mend_again_and_again()):
         for together in rounds(random.Random(result.seed), names):
             await asyncio.sleep(field.rng.uniform(*PAUSE))
             if time.monotonic() >= until:
