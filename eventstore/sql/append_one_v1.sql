@@ -43,8 +43,8 @@ begin
     end if;
 
     perform pg_advisory_xact_lock_shared(
-        '@schema@.event_positions'::regclass::oid::int, (s.last_value & 2147483647)::int)
-       from event_positions s;
+        '@schema@.event_positions'::regclass::oid::int,
+        (pg_sequence_last_value('@schema@.event_positions'::regclass) & 2147483647)::int);
     first_version := v_version;
     version := v_version;
     first_position := nextval('@schema@.event_positions');

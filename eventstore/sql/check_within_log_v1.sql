@@ -4,7 +4,7 @@ language plpgsql volatile
 set search_path = pg_catalog, @schema@, pg_temp
 as $$
 declare
-    v_last constant bigint := (select q.last_value from event_positions q);
+    v_last constant bigint := pg_sequence_last_value('@schema@.event_positions'::regclass);
 begin
     if p_position > v_last then
         raise exception 'the log ends at position %, and % lies beyond', v_last, p_position

@@ -66,7 +66,7 @@ begin
         returning c.*
     )
     select t.subscription_id, s.name, t.partition, t.position, t.epoch, s.pool_size, s.selector, s.options,
-           (select q.last_value from event_positions q), s.floors, t.parked_revision,
+           pg_sequence_last_value('@schema@.event_positions'::regclass), s.floors, t.parked_revision,
            exists (select from parked p
                     where p.subscription_id = t.subscription_id and p.bucket % s.pool_size = t.partition
                       and p.state = 'parked' and (p.blocking or p.replay))

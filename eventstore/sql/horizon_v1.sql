@@ -7,6 +7,11 @@
 --   2. Then the locks are read. Locks are released only after the commit is visible, so a transaction whose lock is
 --      gone is visible to every later snapshot. A lock that still waits to be granted counts as held.
 --   3. Rows are read by a later statement, with a later snapshot (the caller must be READ COMMITTED).
+-- last_value is what pg_sequence_last_value tells, under the lock of the sequence's page, and never what a query of the
+-- sequence reads: every 32nd draw writes a value 32 further on into the page for a moment, for the WAL, and a query may
+-- read just that. A reader would take positions for finished that are still to be drawn; a writer would hold a key above
+-- the position that it is about to draw.
+--
 -- A key k holds 31 bits only; its full value is the one nearest to H, which is right while fewer than 2^30 positions
 -- are drawn during one append.
 --
@@ -27,7 +32,7 @@ begin
         raise exception 'the log cannot be read under isolation level %', current_setting('transaction_isolation')
             using errcode = 'ES011', hint = 'Use READ COMMITTED: the rows need a newer snapshot than the horizon.';
     end if;
-    select s.last_value into last_position from event_positions s;
+    last_position := pg_sequence_last_value(sequence_oid);
     select greatest(0, least(last_position, min(
                last_position + ((l.objid::bigint - last_position + 1073741824) & 2147483647) - 1073741824)))
       into horizon

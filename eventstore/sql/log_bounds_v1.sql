@@ -8,6 +8,6 @@ set search_path = pg_catalog, @schema@, pg_temp
 as $$
 begin
     select coalesce(max(e.position), 0) into highest from events e;
-    select s.last_value into last_position from event_positions s;
+    last_position := pg_sequence_last_value('@schema@.event_positions'::regclass);
 end
 $$;

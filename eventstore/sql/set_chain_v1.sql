@@ -35,8 +35,8 @@ begin
     if p_on = (v_state = 'on') then
         return true;
     elsif not v_noted then
-        perform setval('@schema@.event_chain', 2 * s.last_value + case when p_on then 1 else 2 end, true)
-           from event_positions s;
+        perform setval('@schema@.event_chain', case when p_on then 1 else 2 end
+                       + 2 * pg_sequence_last_value('@schema@.event_positions'::regclass), true);
     end if;
     return false;
 end

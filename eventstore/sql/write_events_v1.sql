@@ -19,8 +19,8 @@ declare
     v_hashes bytea[];
 begin
     perform pg_advisory_xact_lock_shared(
-        '@schema@.event_positions'::regclass::oid::int, (s.last_value & 2147483647)::int)
-       from event_positions s;
+        '@schema@.event_positions'::regclass::oid::int,
+        (pg_sequence_last_value('@schema@.event_positions'::regclass) & 2147483647)::int);
 
     if cardinality(p_ids) = 1 then
         v_positions := array[nextval('@schema@.event_positions')];

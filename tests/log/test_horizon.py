@@ -74,7 +74,7 @@ async def test_a_writer_paused_before_drawing_only_lowers_the_horizon_for_a_mome
         await writer.execute("begin")
         await writer.execute(
             "select pg_advisory_xact_lock_shared('eventstore.event_positions'::regclass::oid::bigint::bit(32)::int,"
-            " (last_value & 2147483647)::int) from eventstore.event_positions"
+            " (pg_sequence_last_value('eventstore.event_positions') & 2147483647)::int)"
         )
         later = await store.append("s", [NewEvent(type="T")])
         assert await store.head() == 1 < later.position

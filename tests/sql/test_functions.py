@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 from typing import Any
 
 import asyncpg
 import pytest
 
 from eventstore import EventStore
-from eventstore.schema import signal_channel
+from eventstore.schema import function_source, installed_functions, signal_channel
 
 
 async def append(sql: asyncpg.Connection, events: Any, stream: str = "s", expected: int = -1) -> asyncpg.Record:
@@ -151,6 +153,49 @@ async def test_every_function_has_a_pinned_search_path_or_names_no_object(sql: a
         " and not coalesce(array_to_string(p.proconfig, ','), '') like '%search_path=pg_catalog%pg_temp%'"
     )
     assert not [one["proname"] for one in unpinned if one["prosecdef"]]
+
+
+DRAW = "select count(nextval('eventstore.event_positions')) from generate_series(1, 200000)"
+
+LOOK = """
+create function ahead(times int, by_query boolean) returns bigint language plpgsql as $$
+declare
+    v_seen bigint;
+    v_ahead bigint := 0;
+begin
+    for n in 1..times loop
+        if by_query then
+            select last_value into v_seen from eventstore.event_positions;
+        else
+            v_seen := (eventstore.horizon_v1()).last_position;
+        end if;
+        v_ahead := v_ahead + (v_seen > pg_sequence_last_value('eventstore.event_positions'))::int;
+    end loop;
+    return v_ahead;
+end $$
+"""
+
+
+async def test_the_last_position_is_never_one_that_is_still_to_be_drawn(sql: asyncpg.Connection, db: str) -> None:
+    """A query of the sequence may see what its page holds for a moment while a draw is logged: 32 further on."""
+    await sql.execute(LOOK)
+    other = await asyncpg.connect(db)
+    seen_by_query = 0
+    for _ in range(20):
+        drawing = asyncio.create_task(other.fetchval(DRAW))
+        assert await sql.fetchval("select ahead(2000, false)") == 0
+        seen_by_query += await sql.fetchval("select ahead(20000, true)")
+        await drawing
+        if seen_by_query:
+            break
+    await other.close()
+    assert seen_by_query, "the trap was not sprung: this shows nothing"
+
+
+def test_no_function_queries_the_sequence_of_positions() -> None:
+    sources = [function_source(name, "eventstore") for name in installed_functions()]
+    code = [re.sub(r"--.*", "", source) for source in sources]
+    assert [one for one in code if re.search(r"(from|join)\s+(\S+\.)?event_positions\b", one)] == []
 
 
 async def test_uuids_made_in_sql_are_version_7(sql: asyncpg.Connection) -> None:
