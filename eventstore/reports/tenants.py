@@ -80,12 +80,21 @@ _TABLES = """
 _BODY = """
     select p.prosrc from pg_proc p
      where p.pronamespace = to_regnamespace($1) and p.proname = 'current_tenant_v1' and p.prosecdef
+       and cardinality(p.proconfig) = 1
+       and replace(p.proconfig[1], '"', '') = 'search_path=pg_catalog, ' || replace($1, '"', '') || ', pg_temp'
+       and p.proowner = (select c.relowner from pg_class c
+                          where c.relnamespace = p.pronamespace and c.relname = 'tenant_logins')
 """
 
+# Who may become the owner can take the policies away, and who may become a superuser needs not even that.
 _LOST = """
     select l.login from {0}.tenant_logins l left join pg_roles r on r.rolname = l.login
      where (r.rolcanlogin and not (r.rolsuper or r.rolbypassrls)
-            and (select b.last_value from {0}.tenant_bindings b) > 0) is not true order by 1
+            and (select b.last_value from {0}.tenant_bindings b) > 0
+            and not exists (select from pg_roles s
+                             where (s.rolsuper or s.rolbypassrls or s.oid = (select c.relowner from pg_class c
+                                    where c.oid = '{0}.tenant_logins'::regclass))
+                               and pg_has_role(r.oid, s.oid, 'member'))) is not true order by 1
 """
 
 
@@ -137,7 +146,11 @@ def differing(found: Kept) -> Iterator[Difference]:
     if found.body != released(found.schema)["current_tenant_v1"]:
         yield Difference("function", "current_tenant_v1", "is missing, or not as released")
     for login in found.lost or ():
-        yield Difference("login", login, "is bound to no effect: it may not log in, or no policy holds it back")
+        yield Difference(
+            "login",
+            login,
+            "is bound to no effect: it may not log in, or no policy holds back it or whom it may become",
+        )
 
 
 def _of_table(one: Mapping[str, Any], schema: str) -> Iterator[Difference]:

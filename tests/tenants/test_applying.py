@@ -148,6 +148,20 @@ def test_names_are_quoted() -> None:
         ("alter role {0}_owner bypassrls", "owner", "{0}_owner"),
         ("alter role {0}_acme bypassrls", "login", "{0}_acme"),
         ("select setval('eventstore.tenant_bindings', 0)", "login", "{0}_acme"),
+        ("grant {0}_owner to {0}_acme", "login", "{0}_acme"),
+        ("grant {0}_migrator to {0}_acme", "login", "{0}_acme"),
+        ("grant postgres to {0}_acme", "login", "{0}_acme"),
+        (
+            "alter function eventstore.current_tenant_v1 set search_path = pg_temp, pg_catalog, eventstore",
+            "function",
+            "current_tenant_v1",
+        ),
+        (
+            "alter function eventstore.current_tenant_v1 set eventstore.tenant = 'rival'",
+            "function",
+            "current_tenant_v1",
+        ),
+        ("alter function eventstore.current_tenant_v1 owner to postgres", "function", "current_tenant_v1"),
         (
             "create or replace function eventstore.current_tenant_v1() returns text language sql stable return 'acme'",
             "function",
@@ -163,7 +177,10 @@ async def test_whatever_keeps_them_no_longer_apart_is_found(
         assert (kind, name.format(PREFIX)) in await differing(shared)
         assert await verdict(shared) == "fail"
     finally:
-        await everything.execute(f"alter role {PREFIX}_owner nobypassrls; alter role {PREFIX}_acme nobypassrls")
+        await everything.execute(
+            f"alter role {PREFIX}_owner nobypassrls; alter role {PREFIX}_acme nobypassrls;"
+            f"revoke {PREFIX}_owner, {PREFIX}_migrator, postgres from {PREFIX}_acme"
+        )
 
 
 async def test_applying_makes_tables_and_policies_right_again(shared: str, everything: asyncpg.Connection) -> None:
