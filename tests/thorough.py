@@ -183,10 +183,15 @@ THOROUGH: dict[str, tuple[str, ...]] = {
     "tests/faults/test_connections.py": (
         "test_whatever_happens_to_connections_nothing_is_lost_doubled_or_out_of_order[patient]",
     ),
+    "tests/faults/test_half_open.py": (
+        "test_a_listener_hears_of_what_comes",
+        "test_handlers_and_projections_go_on",
+    ),
     "tests/faults/test_planted.py": (
         "test_an_owner_of_before_who_is_believed_and_a_projection_that_forgets_are_found",
     ),
     "tests/faults/test_report.py": ("test_every_row_names_tests_that_exist",),
+    "tests/faults/test_transactions.py": ("*",),
     "tests/hunt/test_append_races.py": (
         "test_cancelling_calls_anywhere_leaves_nothing_behind_and_loses_nobody",
         "test_of_racers_on_one_condition_never_two_win[4]",
@@ -195,7 +200,13 @@ THOROUGH: dict[str, tuple[str, ...]] = {
         "test_writers_with_exact_versions_and_with_any_share_streams[4]",
     ),
     "tests/hunt/test_missed_events.py": ("test_killing_the_listening_connection_under_load_loses_nothing",),
+    "tests/hunt/test_netsplits.py": ("*",),
     "tests/hunt/test_pubsub_nodes.py": ("test_a_listener_cut_again_and_again_comes_back_and_hears_what_comes_later",),
+    "tests/hunt/test_slow_subscriber.py": ("*",),
+    "tests/hunt/test_stalls.py": (
+        "test_a_node_whose_connections_fall_silent_goes_on_with_others",
+        "test_listeners_that_fall_silent_are_replaced_and_cost_no_more_than_polling",
+    ),
     "tests/hunt/test_subscription_nodes.py": (
         "test_a_file_replayed_through_four_processes_folds_to_what_the_file_says",
         "test_a_node_that_is_asked_to_stop_ends_what_it_has_in_hand_and_the_next_goes_on",
