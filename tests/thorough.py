@@ -205,6 +205,7 @@ THOROUGH: dict[str, tuple[str, ...]] = {
     "tests/hunt/test_slow_subscriber.py": ("*",),
     "tests/hunt/test_stalls.py": (
         "test_a_node_whose_connections_fall_silent_goes_on_with_others",
+        "test_faults_at_random_bytes_outlast_no_timeout_and_lose_nothing",
         "test_listeners_that_fall_silent_are_replaced_and_cost_no_more_than_polling",
     ),
     "tests/hunt/test_subscription_nodes.py": (
