@@ -44,9 +44,14 @@ class Answers:
     def __init__(self, connect: Callable[[], AbstractAsyncContextManager[Any]]) -> None:
         self._connect = connect
         self._waiting: dict[Any, tuple[float, bool]] = {}
+        self._told: list[Callable[[], None]] = []
 
     def __contains__(self, connection: object) -> bool:
         return connection in self._waiting
+
+    def on_dead(self, callback: Callable[[], None]) -> None:
+        """Call *callback* when a connection was cut: others may have gone the same way."""
+        self._told.append(callback)
 
     @contextmanager
     def awaited(self, connection: Any, *, lent: bool = False) -> Iterator[None]:
@@ -75,10 +80,12 @@ class Answers:
         if not late:
             return
         dead = await self._dead([(one.get_server_pid(), lent) for one, (_, lent) in late.items()])
-        for connection, began in late.items():
-            if self._waiting.get(connection) == began and connection.get_server_pid() in dead:
-                log.warning("a connection was dead without having ended: the server has nothing to do for it; cut")
-                connection.terminate()
+        cut = [one for one, began in late.items() if self._waiting.get(one) == began and one.get_server_pid() in dead]
+        for connection in cut:
+            log.warning("a connection was dead without having ended: the server has nothing to do for it; cut")
+            connection.terminate()
+        for callback in self._told if cut else ():
+            callback()
 
     async def _dead(self, backends: list[tuple[int, bool]]) -> set[int]:
         pids, lent = zip(*backends, strict=True)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import parse_qsl, unquote, urlsplit
 from uuid import UUID
 
 import asyncpg
@@ -25,8 +27,9 @@ from eventstore.counting import Reads
 from eventstore.moments import hand_over_numbers
 from eventstore.poolers import CACHED, Way, moves, spare_settings
 from eventstore.redaction import redacted, told
+from eventstore.rights import needed
 from eventstore.schema import REVISION, quoted
-from eventstore.servers import SERVED_BY, Server, introduced
+from eventstore.servers import SERVED_BY, TIMELINE, Server, introduced
 from eventstore.service import Tasks, to_its_end
 from eventstore.settings import Settings
 from eventstore.tenants import as_tenant
@@ -36,7 +39,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-__all__ = ["Borrowable", "Connection", "Database", "Usage", "borrowed", "connect", "mapped_errors", "redacted"]
+__all__ = [
+    "Borrowable",
+    "Connection",
+    "Database",
+    "Usage",
+    "borrowed",
+    "check_dsn",
+    "connect",
+    "mapped_errors",
+    "not_primary",
+    "redacted",
+]
 
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 
@@ -82,6 +96,17 @@ def _unprepared(error: asyncpg.PostgresError) -> errors.EventStoreError:
     return errors.ConfigurationError(f"{_message(error)}; {cure}")
 
 
+def _denied(error: asyncpg.PostgresError) -> errors.EventStoreError:
+    right = needed(_message(error))
+    cure = f"; to {right.to} takes the role {' or '.join(right.roles)} (see `eventstore roles`)" if right else ""
+    return errors.ConfigurationError(_message(error) + cure)
+
+
+def _read_only(error: asyncpg.PostgresError) -> errors.EventStoreError:
+    cure = "connect to the primary (target_session_attrs=read-write)"
+    return errors.DatabaseUnavailable(f"{_message(error)}: the server is a standby, or read-only for this role; {cure}")
+
+
 SQLSTATES: dict[str, Callable[[asyncpg.PostgresError], errors.EventStoreError]] = {
     "ES001": _wrong_version,
     "ES002": _duplicate,
@@ -101,7 +126,7 @@ SQLSTATES: dict[str, Callable[[asyncpg.PostgresError], errors.EventStoreError]] 
     "40001": _conflict,
     "40P01": _conflict,
     "55P03": _conflict,
-    "42501": _as(errors.ConfigurationError),
+    "42501": _denied,
     "25P02": _as(errors.TransactionConflict),
     "42704": _as(errors.ConfigurationError),
     "3F000": _as(errors.ConfigurationError),
@@ -110,7 +135,7 @@ SQLSTATES: dict[str, Callable[[asyncpg.PostgresError], errors.EventStoreError]] 
     "3D000": _as(errors.DatabaseUnavailable),
     "28000": _as(errors.DatabaseUnavailable),
     "28P01": _as(errors.DatabaseUnavailable),
-    "25006": _as(errors.DatabaseUnavailable),
+    "25006": _read_only,
     "54000": _as(errors.DatabaseUnavailable),  # the queue of notifications is full
     "26000": _unprepared,
     "42P05": _unprepared,
@@ -170,6 +195,11 @@ def mapped_errors() -> Iterator[None]:
         raise errors.DatabaseUnavailable(f"the database connection failed: {said}") from error
 
 
+def not_primary(error: BaseException) -> bool:
+    """Whether *error* says that the server is there, but is a standby or read-only: only another one can help."""
+    return getattr(error.__cause__, "sqlstate", None) in ("ES010", "25006")
+
+
 _REFUSED = (asyncpg.ProtocolViolationError, asyncpg.FeatureNotSupportedError)
 """What poolers say to settings that they do not know."""
 
@@ -195,10 +225,22 @@ async def connect(dsn: str, *, timeout: float = 10.0, cache: int = 0, name: str 
     return made
 
 
+def check_dsn(dsn: str, name: str) -> None:
+    """Raise `ConfigurationError` if *dsn*, given as *name*, is malformed, before anything is connected to."""
+    try:
+        with _opening(dsn):
+            parts = urlsplit(dsn)
+            parse_qsl(parts.query, strict_parsing=bool(parts.query))
+            for host in parts.netloc.split("@", 1)[-1].split(","):
+                int(re.sub(r"\[.*\]", "", unquote(host)).partition(":")[2] or 0)
+    except errors.ConfigurationError as error:
+        raise errors.ConfigurationError(f"{name}: {error}") from None
+
+
 @contextmanager
 def _opening(dsn: str) -> Iterator[None]:
     if not dsn.startswith(("postgresql://", "postgres://")):
-        raise errors.ConfigurationError(f"DSN {redacted(dsn)!r} must begin with postgresql://")
+        raise errors.ConfigurationError("the DSN must begin with postgresql://")  # it may be a password by itself
     try:
         with mapped_errors():
             try:
@@ -208,9 +250,13 @@ def _opening(dsn: str) -> Iterator[None]:
                 if isinstance(error, (errors.EventStoreError, OSError)):
                     raise
                 problem = f"DSN {redacted(dsn)!r} is malformed: {told(error, dsn)}"
+                if "root certificate" in str(error):
+                    problem += "; sslrootcert=FILE names another"
                 raise errors.ConfigurationError(problem) from None
     except errors.DatabaseUnavailable as error:
         cause = error.__cause__ or error
+        if isinstance(cause, _OF_FILES) and (unreadable := _unreadable_file(dsn)):
+            raise errors.ConfigurationError(unreadable) from None
         reason = "timed out" if isinstance(cause, TimeoutError) else told(cause, dsn)
         raise errors.DatabaseUnavailable(f"cannot connect to {redacted(dsn)}: {reason}") from None
     except errors.ConfigurationError as error:
@@ -218,6 +264,20 @@ def _opening(dsn: str) -> Iterator[None]:
         if (reason := told(error, dsn)) == str(error):
             raise
         raise errors.ConfigurationError(f"DSN {redacted(dsn)!r}: {reason}") from None
+
+
+_OF_FILES = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+
+
+def _unreadable_file(dsn: str) -> str | None:
+    """Return which file for TLS cannot be read, and what names it; the error that says so names neither."""
+    given = dict(parse_qsl(urlsplit(dsn).query))
+    for name in ("sslrootcert", "sslcrl", "sslcert", "sslkey"):
+        setting = name if name in given else f"PG{name.upper()}"
+        path = given.get(name) or os.environ.get(setting, "")
+        if path and not (os.path.isfile(path) and os.access(path, os.R_OK)):
+            return f"the file {path!r}, named by {setting}, does not exist or cannot be read"
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +308,7 @@ _TENANTS = """
      where c.relnamespace = to_regnamespace($1) and c.relname = 'events'
 """
 
-PAGES, SETTLING = "read_events_v1", ("settle_partitions_v1", "settle_partition_v1")
+PAGES, SETTLING = "read_events_v1", ("settle_partitions_v1", "settle_partition_v1", "release_partitions_v1")
 """The functions that tell positions which are remembered, and those that store one that was."""
 
 
@@ -286,6 +346,7 @@ class Database:
         self.way, self._way_known = Way(), True
         self._server: Server = beside._server if beside else Server()
         self._answers: Answers = beside._answers if beside else Answers(self._asking)
+        self._answers.on_dead(self._cut_spare)
         self._tasks, self._dsn = Tasks(), ""
         self._server.on_change(self._tell_lost)
         self.schema, self._prefix = "", ""
@@ -295,6 +356,8 @@ class Database:
         # Connections at hand, ahead of the pool's own queue, which costs a call more than many a query does.
         self._spare: list[Any] = []
         self._waiting = 0
+        # Backends of connections that led to a standby when they were opened.
+        self._standbys: set[int] = set()
         self._statements: dict[tuple[str, int, tuple[str, ...], bool], str] = {}
 
     def on_lost(self, callback: Callable[[], None]) -> Callable[[], None]:
@@ -324,6 +387,12 @@ class Database:
         self.ended += self._pool is not None
         self._tell_lost()
 
+    def _cut_spare(self) -> None:
+        """Each that is as dead would cost whoever takes it as long to find out; one that is not is opened again."""
+        for connection in self._spare:
+            with suppress(asyncpg.InterfaceError):  # it has ended, and does not even answer that
+                connection.terminate()
+
     def _tell_lost(self) -> None:
         for callback in tuple(self._lost):
             callback()
@@ -339,7 +408,19 @@ class Database:
         if self.way.moves:
             spare_settings(connection)
         self._server.follows(met["timeline"])
+        if met["timeline"] == "" and not self.way.pooled:
+            self._standbys.add(connection.get_server_pid())
         return str(met["isolation"])
+
+    async def _look_again(self, connection: Any) -> None:
+        """Find out whether the standby that *connection* leads to was promoted: it stays open then."""
+        if (pid := connection.get_server_pid()) not in self._standbys:
+            return
+        with self._answers.awaited(connection):
+            timeline = await connection.fetchval(f"select {TIMELINE}")
+        if timeline:
+            self._standbys.discard(pid)
+            self._server.follows(timeline)
 
     async def _lend(self, connection: Any) -> None:
         await self._meet(connection)
@@ -372,6 +453,7 @@ class Database:
             MigrationRequired: the schema is missing or older than `schema.REVISION`.
         """
         self.schema, self._prefix = schema, quoted(schema)
+        self._standbys.clear()
         self.tenant = self._beside.tenant if self._beside else None
         self._statements.clear()
         cache = self._settings.statement_cache_size
@@ -497,6 +579,8 @@ class Database:
         with mapped_errors():
             connection = await self._taken(pool)
             try:
+                if self._standbys:
+                    await self._look_again(connection)
                 if self._lent:
                     with self._answers.awaited(connection, lent=True):
                         yield connection

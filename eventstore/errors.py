@@ -245,7 +245,8 @@ class CheckpointAheadOfLog(EventStoreError):
             return
         super().__init__(
             f"position {checkpoint} of subscription {name!r} lies beyond the log, which ends at {last}. "
-            f"If an older backup was restored, rewind it: subscriptions.rewind({name!r}, {last})"
+            f"If an older backup was restored, rewind it: subscriptions.rewind({name!r}, {last}), or "
+            f"`eventstore subscription rewind {shlex.quote(name)} --after {last}`"
         )
 
 

@@ -28,7 +28,7 @@ from eventstore.log.read import Page, Share, Window, read_page
 from eventstore.mailbox import Mailbox
 from eventstore.router import Router
 from eventstore.selectors import All, Selector
-from eventstore.service import Backoff, Moments, Tasks, set_within
+from eventstore.service import Backoff, LoopClock, Moments, Tasks, Turns, set_within
 from eventstore.settings import Settings
 from eventstore.signals import Signals
 
@@ -121,7 +121,7 @@ class Feed:
         self._deliver: Deliver | None = None
         # Held while a page is handed over: who attaches or joins does so between two pages.
         self._wake, self._paging = asyncio.Event(), asyncio.Lock()
-        self._tasks = Tasks()
+        self._tasks, self._clock = Tasks(), LoopClock()
         self._forget: list[Callable[[], None]] = []
         self.position: int | None = None
         self.scanned = self.put_back = 0
@@ -241,7 +241,7 @@ class Feed:
                 return page.last_position is not None and page.horizon < page.last_position
 
     async def _hand_over(self, page: Page) -> None:
-        published: dict[Handle, list[Event]] = {}
+        published, turns = dict[Handle, list[Event]](), Turns(self._clock)
         for event in page.events:
             for target in self._router.route(event):
                 if isinstance(target, Tap):
@@ -255,6 +255,7 @@ class Feed:
             if len(published) >= PUBLISHED_AT_ONCE:
                 await self._publish(published)
                 published = {}
+                await turns.give()
         if page.events and self.position is not None:
             self.position = page.events[-1].position
         for tap in self._taps:
@@ -336,6 +337,7 @@ class Follower:
         position: everything matching up to here is done with: a batch is once the next one is asked for.
         returned: position of the last event returned, or where it began; safe to resume from after any crash.
         live: the last batch came from the feed.
+        served: a primary has answered: a standby that is found there now is one that will be promoted, or replaced.
         moments: ``live``.
     """
 
@@ -356,6 +358,7 @@ class Follower:
         self._last: Event | None = None
         self._put_back = feed.put_back
         self._outstanding: int | None = None
+        self.served = False
         self.moments = Moments()
 
     @property
@@ -419,6 +422,7 @@ class Follower:
             ),
             limit,
         )
+        self.served = True
         await self._check_log(page)
         if self._tap is None and page.scanned >= page.horizon:
             # Attached before the page is returned: at most what came meanwhile is left to read from SQL.

@@ -45,8 +45,11 @@ HARMLESS = {
 """Parameters of a DSN whose values are shown; anything else may be a secret, or a part of one."""
 
 _SECRET_NAME = r"\w*(?:password|passwd|passphrase|pwd|secret|token)\w*"
-_PAIR = re.compile(rf"(?i)\b({_SECRET_NAME})(\s*=\s*)('(?:[^'\\]|\\.)*(?:'|$)|\"[^\"]*(?:\"|$)|[^\s&'\",;)]*)")
-_URL = re.compile(r"[\w+.-]+://[^\s\"'<>]+")
+# A colon at the end of what is not quoted is the sentence's.
+_VALUE = r"""'(?:[^'\\]|\\.)*(?:'|$)|"[^"]*(?:"|$)|[^\s&'",;)]*?(?=:?(?:[\s&'",;)]|$))"""
+_PAIR = re.compile(rf"(?i)\b({_SECRET_NAME})(\s*=\s*)({_VALUE})")
+_URL = re.compile(r"[\w+.-]+://[^\s\"'<>]*[^\s\"'<>:]")
+_TAKEN_WHOLE = re.compile(r"[\w.~%!$&'()*+;=:,-]*", re.ASCII)
 _QUOTED = (
     "the reason quotes a part of the DSN that may be secret; in a password, characters such as / ? # @ and spaces have "
     "to be percent-encoded"
@@ -57,8 +60,11 @@ def redacted(dsn: str) -> str:
     """Return *dsn* with nothing in it that may be secret: no password, no parameter that is not known to be harmless.
 
     What comes before the last ``@`` counts as the user's part, so that rather too much is hidden than too little.
+    Without a scheme nothing is known: it may be a password that took the DSN's place.
     """
     scheme, user, password, place, query = _split(dsn)
+    if not scheme:
+        return HIDDEN if dsn else ""
     person = "" if user is None else f"{user}{'' if password is None else f':{HIDDEN}'}@"
     shown = _PAIR.sub(rf"\1\2{HIDDEN}", f"{scheme}{person}{place}")
     return shown if query is None else f"{shown}?{'&'.join(_parameters(query))}"
@@ -144,11 +150,12 @@ def _parameters(query: str) -> Iterable[str]:
 def _pieces(dsn: str) -> set[str]:
     """Return what may turn up in a message: pieces of a password that is not encoded, and of hidden parameters.
 
-    A password that is encoded is taken for one by every parser, and repeated by none.
+    A password that is encoded is taken for one by every parser, and repeated by none. An ``@`` in the user's part ends
+    it for some: what follows is then a list of hosts.
     """
-    _, _, password, _, query = _split(dsn)
+    _, user, password, _, query = _split(dsn)
     pieces: set[str] = set()
-    if password is not None and re.search(r"[/?#@\s\[\]]", password):
+    if password is not None and ("@" in (user or "") or not _TAKEN_WHOLE.fullmatch(password)):
         pieces.update(re.split(r"[/?#@:&=,\s\[\]]", password))
     names = [one.partition("=")[0] for one in _pairs(query or "")]
     if any(re.fullmatch(_SECRET_NAME, _name(name)) for name in names):
@@ -160,4 +167,5 @@ def _pieces(dsn: str) -> set[str]:
         name, _, value = one.partition("=")
         if _name(name) not in HARMLESS and not re.fullmatch(_SECRET_NAME, _name(name)):
             pieces.update(piece for piece in re.split(r"[\s=]|--?c?", unquote_plus(value)) if len(piece) > 3)
-    return {form for one in pieces for form in (one, unquote(one)) if form}
+    forms = {form for one in pieces for form in (one, unquote(one)) if form}
+    return forms | {repr(one)[1:-1] for one in forms}

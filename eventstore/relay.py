@@ -12,6 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
+from eventstore.database import not_primary
 from eventstore.errors import CheckpointAheadOfLog, DatabaseUnavailable, PubSubClosed, TransactionConflict
 from eventstore.events import Event
 from eventstore.feed import Follower
@@ -79,7 +80,8 @@ class Relay:
         """Take note that *topic* has got its first subscriber, or lost its last.
 
         Returns:
-            What is done once the events appended from then on will be relayed; None if nothing is to be waited for.
+            What is done once the events appended from then on will be relayed, or raises `DatabaseUnavailable` on a
+            standby; None if nothing is to be waited for.
         """
         if not is_event_topic(topic):
             return None
@@ -125,6 +127,10 @@ class Relay:
                         self.moments.reach("began")
                     events = await follower.next()
                 except (DatabaseUnavailable, TransactionConflict) as error:
+                    if not began.done() and not_primary(error):
+                        log.warning("relaying: %s", error)
+                        self._end(error)
+                        return
                     log.warning("relaying: %s; trying again", error)
                 except CheckpointAheadOfLog as error:
                     log.warning("relaying: %s; what is appended from now on is relayed", error)

@@ -5,9 +5,10 @@ Tables are touched through functions alone, which run with their owner's rights,
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-__all__ = ["INTERNAL", "NODES", "PUBSUB_TABLES", "RIGHTS", "ROLES", "UNPINNED", "Right", "callers"]
+__all__ = ["INTERNAL", "NODES", "PUBSUB_TABLES", "RIGHTS", "ROLES", "UNPINNED", "Right", "callers", "needed"]
 
 ROLES = {
     "owner": "owns the schema and all that is in it, and nobody logs in as it; functions run with its rights",
@@ -243,3 +244,9 @@ def callers() -> dict[str, tuple[str, ...]]:
     """Return which roles may call each function; nobody may call those that are internal."""
     granted = {name: right.roles for right in RIGHTS for name in right.functions}
     return granted | dict.fromkeys(INTERNAL, ())
+
+
+def needed(refusal: str) -> Right | None:
+    """Return the right to the function that *refusal*, a message of the server in English, says may not be called."""
+    found = re.search(r"permission denied for function (\w+)", refusal)
+    return next((right for right in RIGHTS if found and found[1] in right.functions), None)

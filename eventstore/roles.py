@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 
 from eventstore.database import connect, mapped_errors
 from eventstore.errors import ConfigurationError
-from eventstore.rights import NODES, PUBSUB_TABLES, RIGHTS, ROLES, callers
+from eventstore.rights import NODES, PUBSUB_TABLES, RIGHTS, ROLES
 from eventstore.schema import quoted
 
-__all__ = ["apply", "grants", "membership", "prefix_of", "role_name", "role_names", "script"]
+__all__ = ["apply", "grants", "identifier", "membership", "prefix_of", "role_name", "role_names", "script"]
 
 _LONGEST = max(map(len, ROLES)) + 1
 
@@ -51,31 +51,31 @@ def prefix_of(owner: str) -> str | None:
     return prefix if prefix != owner and prefix else None
 
 
-def grants(schema: str, prefix: str, functions: Iterable[str] | None = None) -> list[str]:
+def grants(schema: str, prefix: str, functions: Iterable[str]) -> list[str]:
     """Return the statements, for the owner to run, that take all rights in *schema* back and grant them again.
 
     Args:
-        functions: those that are installed; None: all of this release.
+        functions: those that are installed; none: nothing in the schema is granted.
     """
     names, inside = role_names(prefix), quoted(schema)
-    installed = set(callers() if functions is None else functions)
-    groups = [_identifier(name) for kind, name in names.items() if kind != "owner"]
+    installed = set(functions)
+    groups = [identifier(name) for kind, name in names.items() if kind != "owner"]
     all_of_them = ", ".join(groups)
     statements = [
         f"revoke all on {what} {inside} from public, {all_of_them}"
         for what in ("schema", "all tables in schema", "all sequences in schema", "all functions in schema")
     ]
     # What is created by hand is nobody's either.
-    owner = _identifier(names["owner"])
+    owner = identifier(names["owner"])
     statements.append(f"alter default privileges for role {owner} revoke execute on functions from public")
     statements.append(f"grant usage on schema {inside} to {all_of_them}")
     if not installed:
         return statements
     for right in RIGHTS:
         if chosen := [f"{inside}.{name}" for name in right.functions if name in installed]:
-            to = ", ".join(_identifier(names[kind]) for kind in right.roles)
+            to = ", ".join(identifier(names[kind]) for kind in right.roles)
             statements.append(f"grant execute on function {', '.join(chosen)} to {to}")
-    nodes = ", ".join(_identifier(names[kind]) for kind in NODES)
+    nodes = ", ".join(identifier(names[kind]) for kind in NODES)
     statements += [f"grant {rights} on {inside}.{table} to {nodes}" for table, rights in PUBSUB_TABLES.items()]
     return statements
 
@@ -93,25 +93,18 @@ def membership(logins: Iterable[tuple[str, str]], prefix: str) -> list[str]:
         name = role_name(kind, prefix)
         if not login or "\0" in login or len(login.encode()) > 63:
             raise ConfigurationError(f"a login has 1 to 63 bytes, not {login!r}")
-        statements.append(f"grant {_identifier(name)} to {_identifier(login)}")
+        statements.append(f"grant {identifier(name)} to {identifier(login)}")
     return statements
 
 
-def script(
-    schema: str,
-    prefix: str,
-    *,
-    logins: Sequence[tuple[str, str]] = (),
-    functions: Iterable[str] | None = None,
-) -> str:
+def script(schema: str, prefix: str, *, logins: Sequence[tuple[str, str]] = ()) -> str:
     """Return the SQL that creates the roles, gives them the schema and grants their rights; it may be repeated.
 
     It runs in one transaction, of a superuser, or of who may create roles and owns the schema. What other roles were
-    granted stays.
+    granted stays. What is not installed yet is not granted: a schema that is missing is created, and empty.
 
     Args:
         logins: pairs of a role's kind and a login that becomes its member.
-        functions: those that are installed; None: all of this release.
 
     Raises:
         ConfigurationError: the schema, the prefix, a role or a login is unusable.
@@ -122,40 +115,51 @@ def script(
         "@schema_identifier@": quoted(schema),
         "@roles@": ", ".join(map(_literal, names.values())),
         "@owner@": _literal(names["owner"]),
-        "@owner_identifier@": _identifier(names["owner"]),
-        "@migrator_identifier@": _identifier(names["migrator"]),
-        "@grants@": "".join(f"{one};\n" for one in grants(schema, prefix, functions)),
+        "@owner_identifier@": identifier(names["owner"]),
+        "@migrator_identifier@": identifier(names["migrator"]),
+        "@schema_grants@": "".join(f"{one};\n" for one in grants(schema, prefix, ())),
+        "@grants@": _installed_only(schema, prefix),
         "@logins@": "".join(f"{one};\n" for one in membership(logins, prefix)),
     }
     return re.sub("|".join(values), lambda found: values[found[0]], _SCRIPT)
 
 
+def _installed_only(schema: str, prefix: str) -> str:
+    """Return the rest of `grants` for what is there when it runs, which who prints SQL cannot know."""
+    names, inside = role_names(prefix), quoted(schema)
+    rows = [
+        (f"{inside}.{function}", "execute on function", right.roles) for right in RIGHTS for function in right.functions
+    ] + [(f"{inside}.{table}", f"{rights} on", NODES) for table, rights in PUBSUB_TABLES.items()]
+    return ",\n".join(
+        f"        ({_literal(what)}, {_literal(rights)}, {_literal(', '.join(identifier(names[one]) for one in to))})"
+        for what, rights, to in rows
+    )
+
+
 async def apply(dsn: str, schema: str, prefix: str, *, logins: Sequence[tuple[str, str]] = ()) -> str:
-    """Run `script` on a database, for the functions that are installed; returns who owned the schema before.
+    """Run `script` on a database; returns who owned the schema before.
 
     Raises:
         ConfigurationError: as `script`; or the role may not, or a login does not exist.
         DatabaseUnavailable: the database cannot be reached.
     """
-    script(schema, prefix, logins=logins)  # before anything is connected to
+    text = script(schema, prefix, logins=logins)  # before anything is connected to
     connection = await connect(dsn, cache=0, name="eventstore roles")
     try:
         with mapped_errors():
-            functions = await connection.fetch(
-                "select proname::text from pg_proc where pronamespace = to_regnamespace($1)", quoted(schema)
-            )
             owner = await connection.fetchval(
                 "select r.rolname::text from pg_namespace n join pg_roles r on r.oid = n.nspowner where n.nspname = $1",
                 schema,
             )
             async with connection.transaction():
-                await connection.execute(script(schema, prefix, logins=logins, functions=[one[0] for one in functions]))
+                await connection.execute(text)
             return str(owner or role_name("owner", prefix))
     finally:
         await connection.close()
 
 
-def _identifier(name: str) -> str:
+def identifier(name: str) -> str:
+    """Return *name* as a quoted SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
@@ -234,7 +238,20 @@ end
 $own$;
 
 set local role @owner_identifier@;
-@grants@reset role;
+@schema_grants@
+-- What is installed: before the schema is migrated nothing is.
+do $grant$
+declare
+    v_one record;
+begin
+    for v_one in select * from (values
+@grants@
+    ) as g (what, rights, roles) where coalesce(to_regproc(what)::oid, to_regclass(what)) is not null loop
+        execute format('grant %s %s to %s', v_one.rights, v_one.what, v_one.roles);
+    end loop;
+end
+$grant$;
+reset role;
 @logins@
 do $return$
 begin

@@ -6,9 +6,10 @@ connection. Behind a pooler connections stay, so that the server is asked who it
 anything is settled.
 
 Not even an event that was read is safe when a standby takes over that had not received it: its position is given to
-another event. Postgres then begins a new timeline, and every new connection is asked for its own. On another timeline
-nothing that a node remembers counts, but only what the database says: partitions are claimed anew, from their stored
-checkpoints, and a listener has to find the event that it returned last.
+another event. Postgres then begins a new timeline, and every new connection is asked for its own. One that led to a
+standby survives its promotion, so that it is asked again whenever it is used. On another timeline nothing that a node
+remembers counts, but only what the database says: partitions are claimed anew, from their stored checkpoints, and a
+listener has to find the event that it returned last.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import asyncpg
 
 from eventstore.errors import DatabaseUnavailable
 
-__all__ = ["SERVED_BY", "Server", "introduced"]
+__all__ = ["SERVED_BY", "TIMELINE", "Server", "introduced"]
 
 TIMELINE = "case when pg_is_in_recovery() then '' else left(pg_walfile_name(pg_current_wal_lsn()), 8) end"
 """Empty on a standby, which follows whatever timeline there is."""
@@ -61,8 +62,8 @@ class Server:
         self._put_back.add(callback)
         return lambda: self._put_back.discard(callback)
 
-    def follows(self, timeline: str) -> None:
-        """Take note of the timeline of who answers; empty: nobody knows."""
+    def follows(self, timeline: str | None) -> None:
+        """Take note of the timeline of who answers; empty or None: nobody knows."""
         if not timeline:
             return
         before, self.timeline = self.timeline, timeline
@@ -90,13 +91,13 @@ async def introduced(connection: Any) -> Mapping[str, Any]:
 
     Returns:
         backend: its process.
-        timeline: empty where the server does not tell.
+        timeline: empty on a standby; None where the server does not tell.
         isolation: of a transaction that names none.
     """
     try:
         return await _asked(connection, TIMELINE)
     except asyncpg.PostgresError:
-        return await _asked(connection, "''")
+        return await _asked(connection, "null::text")
 
 
 async def _asked(connection: Any, timeline: str) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from eventstore.errors import EventStoreError
 
-__all__ = ["Backoff", "Clock", "LoopClock", "Moments", "Tasks", "on_sigterm", "set_within", "to_its_end"]
+__all__ = ["Backoff", "Clock", "LoopClock", "Moments", "Tasks", "Turns", "on_sigterm", "set_within", "to_its_end"]
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +117,22 @@ class Backoff:
     def reset(self) -> None:
         """Begin anew after a success."""
         self.attempts = 0
+
+
+class Turns:
+    """Turns for everything else in the middle of long work that waits for nothing.
+
+    A turn after so many seconds, for one at each step costs the work several times as much.
+    """
+
+    def __init__(self, clock: Clock, every: float = 0.05) -> None:
+        self._clock, self._every, self._given = clock, every, clock.time()
+
+    async def give(self) -> None:
+        """Give the event loop a turn if the last one is *every* seconds ago."""
+        if self._clock.time() - self._given > self._every:
+            await asyncio.sleep(0)
+            self._given = self._clock.time()
 
 
 class Moments:

@@ -18,7 +18,7 @@ from typing import Any
 from uuid import UUID
 
 from eventstore.counting import Counts
-from eventstore.database import connect, mapped_errors
+from eventstore.database import check_dsn, connect, mapped_errors
 from eventstore.errors import DatabaseUnavailable
 from eventstore.listening import Listener, State, end
 from eventstore.poolers import DEAF, Way
@@ -90,7 +90,13 @@ class Signals:
         return self.listener is not None and self.listener.listening
 
     async def start(self, dsn: str, schema: str) -> None:
-        """Begin to listen (in the background: a node works without) and to notify."""
+        """Begin to listen (in the background: a node works without) and to notify.
+
+        Raises:
+            ConfigurationError: the DSN to listen by is malformed, which waiting does not mend.
+        """
+        if self._made is not None and self._settings.listen_dsn:
+            check_dsn(self._settings.listen_dsn, "listen_dsn")
         self._dsn, self._channel = dsn, signal_channel(schema)
         self._pending = asyncio.Event()  # of this event loop: a store may be opened in one after another
         self.listener = self._made

@@ -20,7 +20,7 @@ from eventstore import __version__
 from eventstore import schema as schemas
 from eventstore.conditions import AppendCondition
 from eventstore.counting import Counts
-from eventstore.database import Borrowable, Database
+from eventstore.database import Borrowable, Database, not_primary
 from eventstore.errors import (
     AlreadyStarted,
     AppendConditionFailed,
@@ -268,10 +268,12 @@ class EventStore:
             )
         try:
             await started.enter_async_context(self.pubsub)
-        except ConfigurationError as error:
-            # The log does not need it, and a role that was granted the log alone goes on as before.
+        except (ConfigurationError, DatabaseUnavailable) as error:
+            # The log does not need it: a role that was granted the log alone goes on, and so do streams on a standby.
+            if isinstance(error, DatabaseUnavailable) and not not_primary(error):
+                raise
             log.warning("store.pubsub reaches this node only: %s", error)
-            self.pubsub.adapter = Alone(self.node_name)
+            self.pubsub.adapter = Alone(self.node_name, because=error)
             await started.enter_async_context(self.pubsub)
         started.push_async_callback(self._relay.stop)
         started.callback(self._signals.on_change(self._pools.look))
@@ -645,12 +647,18 @@ class EventStore:
 
         ``"current"`` is fixed on entering: what is appended from then on is delivered. Nothing is stored; the next
         listener begins anew. A lost connection is waited out and nothing is missed.
+
+        Raises:
+            DatabaseUnavailable: on entering or at the first event: the server is a standby. One that is found there
+                later, during a failover, is waited out as well.
+            CheckpointAheadOfLog: the log has not got the last event that was yielded any more, or ends before *after*.
         """
         if after != "current":
             reading.check_position("after", after)
         chosen = All() if selector is None else check_selector(selector)
         start = await self._last_position() if after == "current" else after
         follower = Follower(self._feed, self._database, self.settings, chosen, start)
+        follower.served = after == "current"
         try:
             yield self._followed(follower)
         finally:
@@ -662,6 +670,8 @@ class EventStore:
             try:
                 events = await follower.next()
             except (DatabaseUnavailable, TransactionConflict) as error:
+                if not follower.served and not_primary(error):
+                    raise
                 log.warning("listening: %s; trying again", error)
                 await asyncio.sleep(backoff.next())
                 continue
@@ -997,6 +1007,7 @@ class EventStore:
         Raises:
             SubscriptionNotFound: a handler names a subscription that is neither stored nor declared.
             ConfigurationError: the role may not run subscriptions.
+            DatabaseUnavailable: the database cannot be reached, or is a standby, before it has begun.
             AlreadyStarted: it runs already.
         """
         if not self._handlers:

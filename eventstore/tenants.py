@@ -14,7 +14,19 @@ from eventstore.errors import ConfigurationError
 from eventstore.rights import PUBSUB_TABLES
 from eventstore.schema import quoted
 
-__all__ = ["COVERED", "SETTING", "SHARED", "apply", "as_tenant", "asked", "check_tenant_name", "covering", "script"]
+__all__ = [
+    "COVERED",
+    "SETTING",
+    "SHARED",
+    "apply",
+    "as_tenant",
+    "asked",
+    "check_tenant_name",
+    "covering",
+    "default",
+    "script",
+    "unheld",
+]
 
 SETTING = "eventstore.tenant"
 """The setting that names the tenant of a transaction."""
@@ -129,6 +141,32 @@ def asked(schema: str, *, quickly: bool) -> str:
     )
 
 
+def default(schema: str) -> str:
+    """Return the expression, as Postgres shows it but for quotes, that a new row's tenant comes from."""
+    setting = f"current_setting('{SETTING}'::text, true)"
+    return f"COALESCE(NULLIF({setting}, ''::text), {quoted(schema)}.current_tenant_v1())"
+
+
+def unheld(schema: str) -> str:
+    """Return a query: a role that a role *r* is or may become and no policy holds back, and by which membership.
+
+    The owner can take policies away. Predefined roles reach past them: to the partitions of tables, to the bindings, or
+    to the server itself. Until PostgreSQL 15 who may create roles can become the owner.
+    """
+    return f"""
+        select s.rolname::text as name,
+               (select v.rolname::text from pg_auth_members m join pg_roles v on v.oid = m.roleid
+                 where m.member = r.oid and pg_has_role(v.oid, s.oid, 'member') order by 1 limit 1) as via
+          from pg_roles s
+         where (s.rolsuper or s.rolbypassrls
+                or s.rolname in ('pg_read_all_data', 'pg_write_all_data', 'pg_execute_server_program',
+                                 'pg_read_server_files', 'pg_write_server_files')
+                or s.rolcreaterole and current_setting('server_version_num')::int < 160000
+                or s.oid = (select c.relowner from pg_class c where c.oid = '{quoted(schema)}.tenant_logins'::regclass))
+           and pg_has_role(r.oid, s.oid, 'member')
+         order by s.oid <> r.oid, s.rolname limit 1"""
+
+
 def covering(schema: str, *, existing: str | None = None, always: bool = False) -> str:
     """Return the SQL, one statement, that covers the tables which are not; as who owns them.
 
@@ -181,7 +219,8 @@ def script(
 
 
 def _bind(schema: str, login: str, tenant: str) -> str:
-    return _filled(_BIND, schema, {"@login@": _login(login), "@tenant@": _literal(check_tenant_name(tenant))})
+    values = {"@login@": _login(login), "@tenant@": _literal(check_tenant_name(tenant)), "@unheld@": unheld(schema)}
+    return _filled(_BIND, schema, values)
 
 
 def _login(name: str) -> str:
@@ -202,7 +241,8 @@ async def apply(
 
     Raises:
         ConfigurationError: as `script`; the schema is missing, too old, or its owner is not held by row-level security;
-            it holds rows and *existing* is not given, or the other way round; the role may not; a login does not exist.
+            it holds rows and *existing* is not given, or the other way round; the role may not; a login does not exist,
+            or no policy would hold it back.
         DatabaseUnavailable: the database cannot be reached.
     """
     from eventstore.database import connect, mapped_errors
@@ -320,9 +360,21 @@ $cover$;
 
 _BIND = """\
 do $bind$
+declare
+    v_login constant oid := (select r.oid from pg_roles r where r.rolname = @login@ and r.rolcanlogin);
+    v_unheld record;
 begin
-    if not exists (select from pg_roles r where r.rolname = @login@ and r.rolcanlogin) then
+    if v_login is null then
         raise exception 'there is no login %', @login@ using errcode = 'ES006';
+    end if;
+    select u.* into v_unheld from (select v_login as oid) r cross join lateral (@unheld@) u;
+    if v_unheld.name = @login@ then
+        raise exception 'the login % cannot be bound: no policy holds it back', @login@
+            using errcode = 'ES006', hint = format('alter role %I nosuperuser nobypassrls nocreaterole', @login@::text);
+    elsif v_unheld.name is not null then
+        raise exception 'the login % cannot be bound: it may become %, whom no policy holds back', @login@,
+                        v_unheld.name
+            using errcode = 'ES006', hint = format('revoke %I from %I', v_unheld.via, @login@::text);
     end if;
     perform setval('@schema@.tenant_bindings', 1, true);
     insert into @schema@.tenant_logins as l (login, tenant) values (@login@, @tenant@)

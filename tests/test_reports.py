@@ -27,7 +27,7 @@ from eventstore import (
     SubscriptionNotFound,
     Tags,
 )
-from eventstore.errors import ConfigurationError
+from eventstore.errors import CheckpointAheadOfLog, ConfigurationError
 from eventstore.reports import delivery, explaining, horizon, installed, links, server
 from eventstore.reports.explaining import Explanation, explain, plan_lines
 from eventstore.reports.health import Finding, Verdict, checks, examine, named
@@ -101,6 +101,7 @@ async def test_to_a_role_without_rights_things_are_unknown(stranger: str) -> Non
         by_name = {one.name: one async for one in examine(site)}
     assert {by_name[name].status for name in ("positions", "horizon", "halted", "nodes", "schema")} == {"unknown"}
     assert "pg_monitor" in (by_name["horizon"].cure or "")
+    assert "`eventstore roles --apply --to reader=LOGIN`" in (by_name["positions"].cure or "")
     assert {by_name[name].status for name in ("clock", "listen", "pooler", "sequence", "functions", "append_only")} == {
         "ok"
     }
@@ -446,6 +447,20 @@ async def test_a_halted_partition_is_named_with_its_error(site: Site, ledger: Le
     assert "`eventstore subscription resume billing`" in (finding.cure or "")
     await ledger.resume("billing")
     assert (await found(site, "halted")).status == "ok"
+
+
+async def test_a_partition_that_was_ahead_is_to_be_rewound_and_not_resumed(site: Site, ledger: Ledger) -> None:
+    await ledger.create("billing", All())
+    _, (claim,) = await claimed(ledger, "billing")
+    await ledger.halt(claim, CheckpointAheadOfLog("billing", 9, 3))
+    finding = await found(site, "halted")
+    assert "`eventstore subscription rewind billing --after 3`" in finding.found
+    assert (finding.cure or "").startswith("`eventstore subscription rewind billing --after POSITION`")
+    assert "resume" not in (finding.cure or "")
+    await ledger.create("mails", All())
+    _, (claim,) = await claimed(ledger, "mails")
+    await ledger.halt(claim, ValueError("no"))
+    assert "resume mails`" in ((await found(site, "halted")).cure or "")
 
 
 async def test_a_paused_subscription_is_no_fault(site: Site, ledger: Ledger) -> None:

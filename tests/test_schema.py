@@ -126,6 +126,22 @@ def test_a_template_leaves_no_placeholder() -> None:
     assert "@" not in function_source("horizon_v1", "x")
 
 
+@pytest.mark.parametrize("name", ["horizon_v1", "write_events_v1", "append_one_v1", "signal_v1", "changed_v1"])
+async def test_a_schema_of_an_earlier_revision_gets_what_was_mended_since(
+    db: str, sql: asyncpg.Connection, name: str
+) -> None:
+    await asyncio.to_thread(migrate, db, "older", "0004")
+    body = "select p.prosrc from pg_proc p where p.pronamespace = $1::regnamespace and p.proname = $2"
+    await sql.execute(
+        function_source(name, "older")
+        .replace("create function", "create or replace function", 1)
+        .replace("$$;", "-- as it was before\n$$;")
+    )
+    assert "as it was before" in await sql.fetchval(body, "older", name)
+    await asyncio.to_thread(migrate, db, "older")
+    assert await sql.fetchval(body, "older", name) in function_source(name, "older")
+
+
 async def test_downgrading_removes_everything(db: str, sql: asyncpg.Connection) -> None:
     from alembic import command
 

@@ -8,6 +8,8 @@ import asyncpg
 import pytest
 
 from eventstore import All, DatabaseUnavailable, EventStore, EventType, NewEvent, Settings
+from eventstore.database import check_dsn
+from eventstore.errors import ConfigurationError
 from eventstore.log.read import Page, read_page
 from eventstore.schema import signal_channel
 from eventstore.service import Moments
@@ -136,6 +138,23 @@ async def test_a_listener_on_another_database_than_the_log_is_noticed(
     with pytest.raises(DatabaseUnavailable, match="does not hear its own signal"):
         await signals.listener.ready(3)
     await signals.stop()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["nonsense", "postgresql://h:port/db", "postgresql://h:1,i:x/db", "postgresql://h/db?sslmode", "postgresql://[h"],
+)
+async def test_a_malformed_dsn_to_listen_by_is_refused_at_once(db: str, wrong: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^listen_dsn: "):
+        await EventStore(db, settings=Settings(listen_dsn=wrong)).__aenter__()
+
+
+@pytest.mark.parametrize(
+    "usable",
+    ["postgresql://u@[::1]:5,h:6/db", "postgresql://u:a%2Fb@/db?host=/tmp", "postgresql://%2Ftmp:5", "postgresql://"],
+)
+def test_a_dsn_that_may_lead_somewhere_is_not_refused(usable: str) -> None:
+    check_dsn(usable, "listen_dsn")
 
 
 async def test_a_node_that_does_not_listen_has_no_listener(db: str) -> None:

@@ -174,7 +174,7 @@ def _hidden(args: Sequence[str]) -> Callable[[str], str]:
     """Return what hides the secrets of this run in a text: those in its arguments and its environment."""
     from eventstore.redaction import scrubbed, secrets_of
 
-    places = [*args, os.environ.get("EVENTSTORE_DSN", "")]
+    places = [*args, os.environ.get("EVENTSTORE_DSN", ""), os.environ.get("EVENTSTORE_LISTEN_DSN", "")]
     secrets = {secret for place in places if "=" in place or ":" in place for secret in secrets_of(place)}
     if password := os.environ.get("PGPASSWORD"):
         secrets.add(password)

@@ -23,7 +23,7 @@ def _pairs(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...])
 
 @click.command()
 @click.option("--apply", "applying", is_flag=True, help="Run the SQL, in one transaction; may be repeated.")
-@click.option("--check", "checking", is_flag=True, help="Show what differs; exit code 1 if anything does.")
+@click.option("--check", "checking", is_flag=True, help="Show what differs, or cannot be seen; exit code 1 then.")
 @click.option("--existing", metavar="NAME", help="The tenant whose the rows become that are there.")
 @click.option(
     "--bind", "bound", metavar="LOGIN=TENANT", multiple=True, callback=_pairs,
@@ -44,7 +44,7 @@ def command(
     Every table gets a column with the tenant's name and a policy of row-level security, forced on the schema's owner,
     with whose rights all functions run. That takes the roles of `eventstore roles`. Prints the SQL, for which no
     database is needed; --apply runs it, as who may become the owner. From then on --tenant says whose log a command is
-    about. Columns of --check: kind, name, what differs.
+    about. Columns of --check: kind, name, what differs, what to do about it; "unknown" is what may not be looked at.
 
     \b
     Examples:
@@ -91,7 +91,7 @@ async def _compare(session: Session, dsn: str) -> int:
 
     async with Site(dsn, session.schema_name) as site:
         found = await differences(site)
-    with Rows(session.json, ("kind", "name", "found")) as rows:
+    with Rows(session.json, ("kind", "name", "found", "cure")) as rows:
         for one in found:
             rows.add(asdict(one))
     if not found and not session.json:

@@ -96,7 +96,8 @@ def _sentence(found: Verified) -> str:
         looked += f"; {found.seals:,} seals up to position {found.sealed_upto:,}, {checked}"
     if found.first is None:
         return f"intact: {looked}"
-    return f"BROKEN in {found.found:,} places, first {cell(_place(found.first))}: {looked}"
+    places = "one place" if found.found == 1 else f"{found.found:,} places, first"
+    return f"BROKEN in {places} {cell(_place(found.first))}: {looked}"
 
 
 def _place(found: Break) -> str:

@@ -80,10 +80,19 @@ class Local:
 
 
 class Alone(Local):
-    """Adapter of a node that cannot hear others, and therefore does not speak to them: only local broadcasts work."""
+    """Adapter of a node that cannot hear others, and therefore does not speak to them: only local broadcasts work.
 
-    def __init__(self, node_name: str) -> None:
+    Args:
+        because: why that is so, and the cure.
+    """
+
+    def __init__(
+        self,
+        node_name: str,
+        because: object = "open the store with Settings(listen=True), behind a pooler with a direct listen_dsn",
+    ) -> None:
         super().__init__(None, node_name)
+        self._because = because
 
     async def broadcast(self, envelope: Envelope) -> None:
         """Refuse.
@@ -91,7 +100,4 @@ class Alone(Local):
         Raises:
             ConfigurationError: always.
         """
-        raise ConfigurationError(
-            "this node does not listen, so it reaches nobody: use local_broadcast, or open the store with "
-            "Settings(listen=True), behind a pooler with a direct listen_dsn"
-        )
+        raise ConfigurationError(f"this node reaches nobody but by local_broadcast: {self._because}")

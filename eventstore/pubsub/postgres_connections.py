@@ -66,7 +66,7 @@ class _Dsn:
     def __init__(self, dsn: str, timeout: float, cache: int | None) -> None:
         scheme, _, rest = dsn.partition("://")
         if scheme not in ("postgresql", "postgres", "postgresql+asyncpg"):
-            raise ConfigurationError(f"DSN {redacted(dsn)!r} must begin with postgresql:// or postgresql+asyncpg://")
+            raise ConfigurationError("the DSN must begin with postgresql:// or postgresql+asyncpg://")
         self._dsn, self._timeout, self._cache = f"postgresql://{rest}", timeout, cache
 
     async def open(self, role: str) -> Any:

@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Any
 
 from eventstore.database import Database
+from eventstore.errors import CheckpointAheadOfLog
 from eventstore.events import Event
 from eventstore.log.read import Share, read_page
 from eventstore.reports.health import Verdict, check, fail, named, ok, unknown, warn
@@ -216,7 +217,17 @@ def halted(found: Deliveries) -> Verdict:
         {"name": part.name, "partition": part.partition, "checkpoint": part.checkpoint, **(part.halted or {})}
         for part in stopped
     ]
-    return fail(f"halted: {named(why, 3)}", f"mend the handler, then {_for_each('resume {}', stopped)}", facts)
+    return fail(f"halted: {named(why, 3)}", "; ".join(_going_on(stopped)), facts)
+
+
+def _going_on(stopped: Sequence[Part]) -> Iterator[str]:
+    """Yield what makes halted partitions go on. One that was ahead would, resumed, miss what was appended since."""
+    beyond = [part for part in stopped if (part.halted or {}).get("error") == CheckpointAheadOfLog.__name__]
+    if beyond:
+        rewind = _for_each("rewind {} --after POSITION", beyond)
+        yield f"{rewind}: the position where the log ended, which the reason tells"
+    if others := [part for part in stopped if part not in beyond]:
+        yield f"mend the handler, then {_for_each('resume {}', others)}"
 
 
 def _for_each(command: str, parts: Iterable[Part]) -> str:
@@ -229,7 +240,7 @@ def _for_each(command: str, parts: Iterable[Part]) -> str:
 
 def _error(why: dict[str, Any]) -> str:
     message = " ".join(str(why.get("message") or "").split())
-    return f"{why.get('error')}: {message[:200]}".rstrip(": ")
+    return f"{why.get('error')}: {message[:300]}".rstrip(": ")
 
 
 @check("paused", read_deliveries)

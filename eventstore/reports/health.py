@@ -33,7 +33,10 @@ Reader: TypeAlias = Callable[[Site], Awaitable[T]]
 READ_WITHIN = 30.0
 """Seconds after which what could not be read is unknown."""
 
-NEEDS_RIGHTS = "grant pg_monitor, and usage and execute on the schema and its functions, to the role that asks"
+NEEDS_RIGHTS = (
+    "ask as a reader, with a login of its own: `eventstore roles --apply --to reader=LOGIN`, and for what the server "
+    "hides `grant pg_monitor to LOGIN`"
+)
 
 THEMES = ("server", "security", "installed", "tenants", "horizon", "links", "delivery", "evidence")
 """Modules with checks, in the order in which they are made."""
@@ -72,12 +75,14 @@ class Check:
     Attributes:
         about: what it looks for, in one sentence.
         read: reads what `judge` is handed.
+        rights: the cure if the role may not read that.
     """
 
     name: str
     about: str
     read: Reader[Any]
     judge: Callable[[Any], Verdict]
+    rights: str = NEEDS_RIGHTS
 
 
 def ok(found: str, facts: Iterable[Mapping[str, Any]] = ()) -> Verdict:
@@ -110,11 +115,13 @@ def named(names: Iterable[object], most: int = 5) -> str:
 _checks: dict[str, Check] = {}
 
 
-def check(name: str, read: Reader[T]) -> Callable[[Callable[[T], Verdict]], Callable[[T], Verdict]]:
-    """Make a function a check of what *read* reads."""
+def check(
+    name: str, read: Reader[T], *, rights: str = NEEDS_RIGHTS
+) -> Callable[[Callable[[T], Verdict]], Callable[[T], Verdict]]:
+    """Make a function a check of what *read* reads; *rights* is the cure if the role may not read that."""
 
     def add(judge: Callable[[T], Verdict]) -> Callable[[T], Verdict]:
-        _checks[name] = Check(name, (judge.__doc__ or "").splitlines()[0], read, judge)
+        _checks[name] = Check(name, (judge.__doc__ or "").splitlines()[0], read, judge, rights)
         return judge
 
     return add
@@ -149,13 +156,13 @@ async def examine(site: Site, only: Iterable[str] = ()) -> AsyncIterator[Finding
     read: dict[Reader[Any], Any] = {}
     for one in checks(only):
         if one.read not in read:
-            read[one.read] = await _read(site, one.read)
+            read[one.read] = await _read(site, one.read, one.rights)
         material = read[one.read]
         verdict = material if isinstance(material, Verdict) else one.judge(material)
         yield Finding(one.name, verdict.status, verdict.found, verdict.cure, verdict.facts)
 
 
-async def _read(site: Site, reader: Reader[Any]) -> Any:
+async def _read(site: Site, reader: Reader[Any], rights: str) -> Any:
     """Return what *reader* reads, or why it cannot."""
     try:
         async with asyncio.timeout(READ_WITHIN):
@@ -165,12 +172,14 @@ async def _read(site: Site, reader: Reader[Any]) -> Any:
     except TimeoutError:
         return unknown("the database did not answer in time", "ask again when it is less busy")
     except (EventStoreError, asyncpg.PostgresError) as error:
-        return _unreadable(error)
+        return _unreadable(error, rights)
 
 
-def _unreadable(error: Exception) -> Verdict:
+def _unreadable(error: Exception, rights: str) -> Verdict:
     if isinstance(error.__cause__ or error, asyncpg.InsufficientPrivilegeError):
-        return unknown(f"unknown, needs rights: {error}", NEEDS_RIGHTS)
+        return unknown(f"unknown, needs rights: {error}", rights)
+    if getattr(error.__cause__ or error, "sqlstate", None) == "ES015":
+        return unknown(f"unknown: {error}", "say whose log is meant: --tenant NAME")
     if isinstance(error, DatabaseUnavailable):
         return unknown(f"unknown: {error}", "see the checks `recovery` and `connections`, and ask again")
     return unknown(f"unknown: {error}", "see the checks `schema` and `functions`")

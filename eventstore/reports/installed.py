@@ -12,7 +12,7 @@ from eventstore.errors import ConfigurationError
 from eventstore.reports.health import NEEDS_RIGHTS, Verdict, check, fail, named, ok, unknown, warn
 from eventstore.reports.site import Site
 
-__all__ = ["Bounds", "Installed", "PositionSequence", "read_bounds", "read_installed", "read_sequence"]
+__all__ = ["TRIGGERS", "Bounds", "Installed", "PositionSequence", "read_bounds", "read_installed", "read_sequence"]
 
 TRIGGERS = (
     "event_tags_append_only",

@@ -122,7 +122,10 @@ async def read_rules(site: Site) -> Doors:
     return Doors([Rule(**dict(one)) for one in rules], **doors)
 
 
-@check("authentication", read_rules)
+READS_RULES = "`grant select on pg_hba_file_rules to LOGIN; grant execute on function pg_hba_file_rules to LOGIN`"
+
+
+@check("authentication", read_rules, rights=READS_RULES)
 def authentication(found: Doors) -> Verdict:
     """Whether the server asks who connects, by a method that cannot be overheard."""
     rules = [one for one in found.rules if (not found.private if one.kind == "local" else found.listens)]

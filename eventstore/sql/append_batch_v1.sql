@@ -29,6 +29,7 @@ create function @schema@.append_batch_v1(
 returns table (outcome text, first_version bigint, version bigint, first_position bigint, "position" bigint)
 language plpgsql volatile security definer
 set search_path = pg_catalog, @schema@, pg_temp
+set enable_seqscan = off
 set lock_timeout = '10ms'
 as $$
 #variable_conflict use_column

@@ -23,6 +23,9 @@
 --   3. Ids are looked up under those locks: a repeated append returns its first result, whatever it expects now.
 --   4. Expected versions, then the condition, in a statement of its own: its snapshot is newer than the locks.
 --   5. The horizon lock, positions and rows: write_events_v1.
+--
+-- Plans are kept for as long as a connection is, and those made while the log was small would scan it: no scans here,
+-- in append_batch_v1 and append_one_v1, nor in what conditions ask, whoever asked it first.
 create function @schema@.append_events_v1(
     p_streams text[], p_expected bigint[], p_stream_no int[],
     p_ids uuid[], p_types text[], p_data json[], p_metadata json[], p_tags text[], p_created_at timestamptz[],
@@ -32,6 +35,7 @@ returns table (stream text, first_version bigint, version bigint, first_position
                idempotent boolean, events bigint)
 language plpgsql volatile security definer
 set search_path = pg_catalog, @schema@, pg_temp
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare

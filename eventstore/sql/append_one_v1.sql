@@ -6,6 +6,7 @@ create function @schema@.append_one_v1(
     out outcome text, out first_version bigint, out version bigint, out first_position bigint, out "position" bigint)
 language plpgsql volatile security definer
 set search_path = pg_catalog, @schema@, pg_temp
+set enable_seqscan = off
 set lock_timeout = '10ms'
 as $$
 #variable_conflict use_column

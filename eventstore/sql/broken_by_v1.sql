@@ -6,6 +6,7 @@
 create function @schema@.broken_by_v1(p_condition jsonb) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, @schema@, pg_temp
+set enable_seqscan = off
 as $$
 declare
     v_after constant bigint := coalesce((p_condition ->> 'after')::numeric::bigint, 0);

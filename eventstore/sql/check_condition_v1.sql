@@ -41,7 +41,8 @@ begin
                end) p(problem)
          where p.problem is not null limit 1;
     end if;
-    if v_problem is null and (p_condition ->> 'after')::numeric > pg_sequence_last_value('@schema@.event_positions'::regclass) then
+    if v_problem is null
+       and (p_condition ->> 'after')::numeric > pg_sequence_last_value('@schema@.event_positions'::regclass) then
         raise exception 'the log ends before position %, so no condition can hold after it', p_condition ->> 'after'
             using errcode = 'ES006', hint = 'Read again, and take the horizon of that reading.';
     end if;

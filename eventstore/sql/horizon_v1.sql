@@ -7,6 +7,7 @@
 --   2. Then the locks are read. Locks are released only after the commit is visible, so a transaction whose lock is
 --      gone is visible to every later snapshot. A lock that still waits to be granted counts as held.
 --   3. Rows are read by a later statement, with a later snapshot (the caller must be READ COMMITTED).
+--
 -- last_value is what pg_sequence_last_value tells, under the lock of the sequence's page, and never what a query of the
 -- sequence reads: every 32nd draw writes a value 32 further on into the page for a moment, for the WAL, and a query may
 -- read just that. A reader would take positions for finished that are still to be drawn; a writer would hold a key above

@@ -3,6 +3,7 @@
 create function @schema@.rarest_tag_v1(tags text[]) returns text
 language plpgsql stable
 set search_path = pg_catalog, @schema@, pg_temp
+set enable_seqscan = off
 as $$
 declare
     v_tag text;

@@ -1,7 +1,8 @@
 -- Renews a node's lease; renewed is false if it ran out, and then the node owns nothing any more. Tells besides what a
 -- node wants to know that often:
 --
---   generation    see changed_v1 (0 before the first change): a node that finds another one than last time looks at what it owns, and claims
+--   generation    see changed_v1 (0 before the first change): a node that finds another one than last time looks at what
+--                 it owns, and claims
 --   next_expiry   seconds until the first lease of another node runs out (not above 0: has already), null without one
 --
 -- The row is locked before the time is read: a renewal that was held up beyond the lease must not revive it. NO KEY:

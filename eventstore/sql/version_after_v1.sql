@@ -3,6 +3,7 @@
 create function @schema@.version_after_v1(p_stream text, p_position bigint) returns bigint
 language plpgsql stable
 set search_path = pg_catalog, @schema@, pg_temp
+set enable_seqscan = off
 as $$
 declare
     v_first bigint := 1;

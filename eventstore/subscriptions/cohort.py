@@ -7,7 +7,6 @@ feed, all members in one step.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
 
 from eventstore.database import Database
@@ -16,7 +15,7 @@ from eventstore.feed import PUBLISHED_AT_ONCE, Deliver, Feed, Handle, Shares
 from eventstore.log.read import Page, read_page
 from eventstore.router import Router
 from eventstore.selectors import All
-from eventstore.service import Clock
+from eventstore.service import Clock, Turns
 from eventstore.settings import Settings
 from eventstore.subscriptions.emitter import Emitter
 
@@ -46,10 +45,6 @@ def cohorts(emitters: Iterable[Emitter]) -> tuple[list[list[Emitter]], list[Emit
     return [group for group in groups if len(group) >= LEAST], alone
 
 
-YIELD_AFTER = 0.05
-"""Seconds of handing over after which everything else gets a turn."""
-
-
 class Cohort:
     """One reading for several emitters.
 
@@ -62,7 +57,7 @@ class Cohort:
         clock: Clock,
     ) -> None:  # fmt: skip
         self._feed, self._database, self._settings, self._deliver = feed, database, settings, deliver
-        self._clock, self._yielded = clock, clock.time()
+        self._clock = clock
         self._members = {one.handle: one for one in emitters}
         self._router: Router[Handle] = Router(self._failed)
         self.scanned = min(one.inlet.read for one in emitters)
@@ -102,13 +97,15 @@ class Cohort:
         return await read_page(database or self._database, All(), limit=limit, window=limit, after=after, upto=upto)
 
     async def _hand_over(self, page: Page) -> None:
-        wanted: dict[Handle, list[Event]] = {}
+        # A page for a thousand emitters is half a million handings-over, and leases are renewed meanwhile.
+        wanted, turns = dict[Handle, list[Event]](), Turns(self._clock)
         for event in page.events:
             for handle in self._router.route(event):
                 wanted.setdefault(handle, []).append(event)
             if len(wanted) >= PUBLISHED_AT_ONCE:
                 await self._publish(wanted)
                 wanted = {}
+                await turns.give()
         if wanted:
             await self._publish(wanted)
         self.scanned = max(self.scanned, page.scanned)
@@ -116,11 +113,6 @@ class Cohort:
     async def _publish(self, wanted: dict[Handle, list[Event]]) -> None:
         await self._wait_for_room(wanted)
         await self._deliver.publish(wanted, self)
-        # A page for a thousand emitters is half a million handings-over, and nothing above waits for anything: now and
-        # then they take theirs, and the lease is renewed. Each time would cost five times as much.
-        if self._clock.time() - self._yielded > YIELD_AFTER:
-            await asyncio.sleep(0)
-            self._yielded = self._clock.time()
 
     async def _wait_for_room(self, wanted: Iterable[Handle]) -> None:
         until = self._clock.time() + PATIENCE

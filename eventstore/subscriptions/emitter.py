@@ -138,6 +138,7 @@ class Emitter:
         "_replays",
         "_retries",
         "_stale",
+        "_unstored",
         "_unwritten",
         "_warned",
         "_woken",
@@ -181,6 +182,7 @@ class Emitter:
         self._open: dict[int, tuple[Event, Delivery]] = {}
         self._decided: deque[tuple[Event, Delivery]] = deque()
         self._unwritten: list[Failed] = []
+        self._unstored: tuple[tuple[int, int], Outcome] | None = None
 
     @property
     def counts(self) -> Handled:
@@ -238,7 +240,9 @@ class Emitter:
         return idle and (self.inlet.source is None or (bool(self.inlet.queue) and not self.progress.unstored))
 
     def settleable(self) -> int:
-        """Return the position that may be stored now."""
+        """Return the position that may be stored now; one that was lost knows of none but its checkpoint."""
+        if self.closed:  # and its queue, with what nobody handled, is gone
+            return self.progress.checkpoint
         while self.stopping and self._decided:  # there is no turn left to do it in
             event, delivery = self._decided.popleft()
             if delivery.outcome is DONE:
@@ -400,8 +404,10 @@ class Emitter:
         return True
 
     def _pressing(self) -> bool:
-        """Tell whether there is something to look at before the next event."""
-        return bool(self._retries or self._decided or self._ready or self._unwritten or self._stale)
+        """Tell whether there is something to do before the next event."""
+        if self._decided or self._ready or self._stale or len(self._unwritten) >= WRITTEN_AT_ONCE:
+            return True
+        return bool(self._retries) and self._retries[0][0] <= self._host.clock.time()
 
     async def _deliver_one(self, event: Event, attempt: int = 1) -> None:
         if not self._held_back(event):
@@ -664,16 +670,22 @@ class Emitter:
                 self._gate.parked_again(row.key)
 
     async def _replay_one(self, row: Replayable) -> bool:
-        outcome = DONE
-        if row.event is not None:
-            said = _Said(self)
-            position = row.position if self.registration.batch_size == 1 else -1
-            delivery = Delivery(
-                self.claim.name, self.claim.partition, self.claim.epoch, row.attempts + 1, position, said
-            )  # fmt: skip
-            outcome = await self._called([row.event], delivery) or await self._by_hand(delivery, said)
+        """Deliver, and store how it ended; if only that fails, it is tried again without another delivery."""
+        delivery = row.position, row.attempts
+        if self._unstored is None or self._unstored[0] != delivery:
+            self._unstored = delivery, await self._delivered_again(row)
+        outcome = self._unstored[1]
         await self._replayed(row, outcome)
+        self._unstored = None
         return outcome.error is None
+
+    async def _delivered_again(self, row: Replayable) -> Outcome:
+        if row.event is None:
+            return DONE
+        said = _Said(self)
+        position = row.position if self.registration.batch_size == 1 else -1
+        delivery = Delivery(self.claim.name, self.claim.partition, self.claim.epoch, row.attempts + 1, position, said)
+        return await self._called([row.event], delivery) or await self._by_hand(delivery, said)
 
     async def _by_hand(self, delivery: Delivery, said: _Said) -> Outcome:
         """Wait for the word about a replayed delivery; nothing else of this partition is delivered meanwhile."""

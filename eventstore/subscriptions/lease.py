@@ -58,6 +58,7 @@ class Lease:
         self.moments = moments
         self._generation: int | None = None
         self._early = asyncio.Event()
+        self._ending: asyncio.TimerHandle | None = None
         self.node: UUID | None = None
         self.held, self.news = asyncio.Event(), asyncio.Event()
 
@@ -72,6 +73,7 @@ class Lease:
             asked = loop.time()
             await self._ledger.register(node, self._node_name, ttl)
             self.node, self._generation = node, None
+            self._hold_until(asked + ttl)
             self.held.set()
             self.news.set()
             self.moments.reach("registered", node)
@@ -84,13 +86,34 @@ class Lease:
                 await asyncio.sleep(max(0.0, min(SPACING, asked + SPACING - loop.time())))
                 self._early.clear()
                 asked, expiry = await self._renewed(node, asked)
+                if self.node != node:
+                    raise LeaseLost("the lease ran out while it was renewed")
+                self._hold_until(asked + ttl)
                 healthy()
                 self.moments.reach("renewed")
         except Exception:
+            self._end()
+            raise
+        finally:
+            self._forget_end()
+
+    def _hold_until(self, when: float) -> None:
+        """End the lease at *when* by the loop's clock.
+
+        Not by whoever renews it: he may be busy for seconds giving back a connection that does not answer.
+        """
+        self._forget_end()
+        self._ending = asyncio.get_running_loop().call_at(when, self._end)
+
+    def _forget_end(self) -> None:
+        if self._ending is not None:
+            self._ending.cancel()
+
+    def _end(self) -> None:
+        if self.node is not None:
             self.held.clear()
             self.node = None
             self._on_lost()
-            raise
 
     async def _renewed(self, node: UUID, asked: float) -> tuple[float, float | None]:
         """Renew; return when that was asked for, by this node's clock, and when the next lease of others ends."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from datetime import datetime
 from itertools import groupby
+from operator import attrgetter
 from traceback import format_exception
 from typing import Any, Literal, TypeAlias, get_args
 from uuid import UUID
@@ -403,10 +404,14 @@ def _positions(
     )
 
 
+_FIELDS = [field.name for field in fields(Failed)]
+_values = attrgetter(*_FIELDS)
+
+
 def _failed(failed: Sequence[Failed]) -> str:
     if not failed:
         return "[]"
-    items = [asdict(one) for one in failed]
+    items = [dict(zip(_FIELDS, _values(one), strict=True)) for one in failed]  # asdict takes ten times as long
     for item in items:
         item.update({name: storable(item[name]) for name in ("error", "message", "traceback") if item[name]})
     return json.dumps(items)

@@ -130,7 +130,8 @@ class Pools:
             self.ledger, self.node_name, self.settings, self._jittered, self.moments, self._lease_lost,
             told=self._told(), identify=self._identify,
         )  # fmt: skip
-        self._settling = Settling(self._control, self.settings, self._emitters, self._lose, self.clock, self.moments)
+        self._settling = Settling(self._control, self.settings, self._emitters, self._missed, self.clock, self.moments)
+        self._leaving: set[Emitter] = set()
         self.registry: ConsumerRegistry[Handle] = ConsumerRegistry(
             f"emitters of {self.node_name}",
             self._start_consumer,
@@ -289,7 +290,7 @@ class Pools:
             self._warn_unsettled(error)
         else:
             for emitter in emitters:
-                self._tell_released(emitter)
+                self._given_back(emitter)
         for emitter in emitters:
             self._forget(emitter)
         self.lease.node = None
@@ -341,7 +342,7 @@ class Pools:
         if node is None:
             return False
         owned = {(each.subscription_id, each.partition, each.epoch): each for each in await self.ledger.owned(node)}
-        self._lose([one for one in self.emitters if (*one.claim.key, one.claim.epoch) not in owned])
+        self._missed([one for one in self.emitters if (*one.claim.key, one.claim.epoch) not in owned])
         left = self._give_back(owned)
         registrations = self._registrations()
         self._replace_outdated(registrations)
@@ -414,18 +415,31 @@ class Pools:
         try:
             # As in `Settling.store`: positions are taken on the connection that stores them.
             async with self._control.acquire() as connection:
+                emitters = [one for one in emitters if not one.closed]  # some may be lost by now
                 positions = [(one.claim, one.settleable()) for one in emitters]
+                self._leaving.update(emitters)
                 await self.ledger.release(node, positions, on=connection)
         except EventStoreError as error:
             log.warning("releasing failed: %s; it is claimed and released again", error)
         except Exception:
             log.exception("releasing failed; it is claimed and released again")
+        finally:
+            self._leaving.difference_update(emitters)
         for emitter in emitters:
-            if self._emitters.get(emitter.handle) is emitter:  # or a round has found out, and perhaps claimed it anew
-                self._forget(emitter)
-                self._tell_released(emitter)
+            self._given_back(emitter)
         self.lease.look()
         self.lease.news.set()
+
+    def _given_back(self, emitter: Emitter) -> None:
+        if self._emitters.get(emitter.handle) is emitter:  # or a round has found out, and perhaps claimed it anew
+            self._forget(emitter)
+            self._tell_released(emitter)
+
+    def _missed(self, emitters: Sequence[Emitter]) -> None:
+        """Take note that these partitions are not this node's any more: given back just now, or lost."""
+        for emitter in self._leaving.intersection(emitters):
+            self._given_back(emitter)
+        self._lose(emitters)
 
     def _emit(self, claim: Claim, registrations: Mapping[str, Registration]) -> Emitter | None:
         """Make the emitter of a claimed partition; None if it halts at once."""
@@ -438,7 +452,7 @@ class Pools:
         emitter = self._new_emitter(claim, registrations[claim.name], policy)
         self.halted.pop(emitter.handle, None)
         if (gone := self._emitters.get(emitter.handle)) is not None:  # of a subscription that had its name before
-            self._lose([gone])
+            self._missed([gone])
         self._emitters[emitter.handle] = emitter
         self._revisions[emitter.handle] = claim.parked_revision
         self.changed.set()

@@ -1,5 +1,7 @@
 """What tenants need of every schema: who the current one is, and keys that are found by the names of their constraints.
 
+Besides, no function queries the sequence of positions any more (see horizon_v1), nor fills up a queue of notifications.
+
 Revision: 0005
 """
 
@@ -32,17 +34,31 @@ TABLES = (
 FUNCTIONS = ("current_tenant_v1",)
 
 CHANGED = (
+    "add_seal_v1",
+    "append_batch_v1",
+    "append_events_v1",
+    "append_one_v1",
+    "broken_by_v1",
     "changed_v1",
+    "check_condition_v1",
+    "check_within_log_v1",
+    "claim_partitions_v1",
     "create_stream_v1",
     "create_subscription_v1",
     "drop_request_month_v1",
+    "ensure_request_month_v1",
+    "horizon_v1",
     "lock_stream_v1",
+    "log_bounds_v1",
     "rarest_tag_v1",
     "renew_node_v1",
     "request_months_v1",
     "set_chain_v1",
+    "signal_v1",
+    "version_after_v1",
+    "write_events_v1",
 )
-"""Functions of earlier revisions that work with tenants and without; schemas may have them as they were before."""
+"""Functions of earlier revisions that have learnt about it; schemas may have them as they were before."""
 
 
 def upgrade() -> None:

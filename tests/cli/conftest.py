@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 
 from eventstore import EventStore, NewEvent, Settings
 from eventstore.cli import main
+from tests.forking import instead_of_an_interpreter
 
 Run = Callable[..., Result]
 Spawn = Callable[..., "subprocess.Popen[str]"]
@@ -79,7 +80,8 @@ def spawn_plain() -> Iterator[Spawn]:
     def run(*args: str | bytes, env: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "eventstore.cli", *args]
         pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        process = subprocess.Popen(command, text=True, env=os.environ | (env or {}), **pipes | options)
+        child = instead_of_an_interpreter("eventstore.cli", *args, env=os.environ | (env or {}))
+        process = subprocess.Popen(command, text=True, preexec_fn=child, **pipes | options)
         started.append(process)
         return process
 

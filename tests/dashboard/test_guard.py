@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from eventstore.dashboard import Token, dashboard
 from eventstore.dashboard.security import HEADERS
 from eventstore.errors import ConfigurationError
 from tests.dashboard.conftest import ORIGIN, READER, SCRAPER, SECRET, browser, csrf_of, own_csrf, signed_in
+from tests.faults.figures import tally as tally
 
 CANARY = "correct-horse-battery-canary"
 CLOSED = f"postgresql://ada:{CANARY}@127.0.0.1:1/nowhere"
@@ -50,6 +52,19 @@ LIVE = [
 ]
 ACTIONS = [f"/actions/{what}" for what in ("pause", "resume", "rewind", "resize", "replay", "discard", "nothing")]
 OPEN = ["/login", "/static/app.js"]
+
+
+@pytest.fixture(autouse=True)
+def count_refusals(tally: Counter[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    send = httpx.AsyncClient.send
+
+    async def counting(client: httpx.AsyncClient, *arguments: Any, **options: Any) -> httpx.Response:
+        answer = await send(client, *arguments, **options)
+        tally["requests"] += 1
+        tally["requests_refused"] += answer.status_code in (401, 403, 421, 429)
+        return answer
+
+    monkeypatch.setattr(httpx.AsyncClient, "send", counting)
 
 
 def closed(**options: Any) -> Starlette:
@@ -189,6 +204,10 @@ async def test_a_link_from_another_site_is_loaded_again_with_the_cookie(nobody: 
 
 @pytest.mark.parametrize("path", [*PAGES, *LIVE, *ACTIONS, *OPEN])
 async def test_a_rebound_name_gets_nothing(path: str) -> None:
+    await ask_by_another_name(path)
+
+
+async def ask_by_another_name(path: str) -> None:
     host = "localhost.evil.example:4000"
     async with browser(closed(allow_actions=True, open_to_all=True)) as client:
         for method in ("GET", "HEAD", "POST", "OPTIONS", "PUT"):
@@ -208,11 +227,27 @@ ELSEWHERE: list[dict[str, str]] = [
 
 @pytest.mark.parametrize("headers", ELSEWHERE)
 async def test_another_site_cannot_act_even_with_the_session(guarded: Starlette, headers: dict[str, str]) -> None:
+    await act_from(guarded, headers)
+
+
+async def act_from(guarded: Starlette, headers: dict[str, str]) -> None:
+    """Try every action with the session of somebody who may; all are refused."""
     client = await signed_in(guarded)
     form = {"csrf": own_csrf(guarded, client), "name": "a"}
     for path in (*ACTIONS, "/login", "/logout"):
         answer = await client.post(path, data=form, headers={"accept": "application/json", **headers})
         assert (answer.status_code, answer.json()["error"]) == (403, "CrossOrigin")
+
+
+async def test_a_guard_that_looks_at_no_origin_or_no_host_is_caught(
+    guarded: Starlette, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventstore.dashboard.guard.made_elsewhere", lambda *_: None)
+    with pytest.raises(AssertionError):
+        await act_from(guarded, ELSEWHERE[0])
+    monkeypatch.setattr("eventstore.dashboard.guard.host_allowed", lambda *_: True)
+    with pytest.raises(AssertionError):
+        await ask_by_another_name("/events")
 
 
 @pytest.mark.parametrize("headers", ELSEWHERE)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from eventstore import (
     EventStore,
     InvalidEvent,
     NewEvent,
+    StreamAppend,
     WrongExpectedVersion,
 )
 from eventstore.errors import ConfigurationError, OutcomeUnknown
@@ -172,6 +174,40 @@ async def test_an_append_is_undone_with_the_callers_transaction(store: EventStor
     await transaction.rollback()
     assert [event async for event in store.read("s")] == []
     assert await store.head() == 1
+
+
+ONE = "select from append_one_v1('a', -1, gen_random_uuid(), 'A', '{}', '{}', null, now())"
+BATCH = """
+    select from append_batch_v1(
+        array['a', 'b'], array[-1, -1], array[1, 2], array[gen_random_uuid(), gen_random_uuid()], array['A', 'B'],
+        array['{}', '{}']::json[], null, null, array[now(), now()], array[$1, null]::jsonb[])
+"""
+SEVERAL = """
+    select from append_events_v1(
+        array['a', 'b'], array[-1, -1], array[1, 2], array[gen_random_uuid(), gen_random_uuid()], array['A', 'B'],
+        array['{}', '{}']::json[], null, null, array[now(), now()], p_condition => $1)
+"""
+ITEMS = [{"tags": ["n"]}, {"types": ["N"]}, {"stream": "n"}, {"tags": ["n", "m"]}, {"types": ["N"], "tags": ["n"]}]
+CONDITION = json.dumps({"items": ITEMS, "after": 0})
+
+
+@pytest.mark.parametrize(
+    "call", [(ONE,), (BATCH, None), (BATCH, CONDITION), (SEVERAL, None), (SEVERAL, CONDITION)],
+    ids=["one", "batch", "batch with a condition", "several", "several with a condition"],
+)  # fmt: skip
+async def test_an_append_scans_no_log_that_has_grown_since_its_plans_were_made(
+    store: EventStore, sql: asyncpg.Connection, call: tuple[Any, ...]
+) -> None:
+    await sql.execute("set search_path = eventstore")
+    await store.append("x", [NewEvent("A", tags=["x"])])
+    await sql.execute("analyze events, streams, event_tags")
+    for _ in range(10):  # the server keeps a plan from the sixth on
+        await sql.fetch(*call)
+    await store.append_many([StreamAppend(f"s{n}", [NewEvent("A", tags=[f"t{n}"])]) for n in range(1000)])
+    async with sql.transaction():
+        await sql.fetch(*call)
+        read = "select sum(seq_tup_read) from pg_stat_xact_user_tables where relname ~ '^(event|stream)'"
+        assert await sql.fetchval(read) == 0
 
 
 async def test_a_conflict_leaves_the_callers_transaction_usable(store: EventStore, sql: asyncpg.Connection) -> None:

@@ -31,6 +31,7 @@ from tests.faults.figures import note
 from tests.hunt.proxy import Proxy, proxied
 from tests.hunt.racing import (
     SEED,
+    edit,
     forget,
     left_behind,
     locked,
@@ -194,19 +195,37 @@ async def test_a_reply_lost_after_the_commit_changes_nothing_for_the_caller(db: 
     rng, copies = random.Random(SEED), 0
     async with proxied(db) as proxy, EventStore(proxy.dsn, settings=QUICK) as store:
         for n in range(times(14, 1000)):
-            form = list(FORMS)[n % len(FORMS)]
-            await forget(sql)
-            append = FORMS[form](some())
-            proxy.lose_replies = rng.choice([1, 1, 2])
-            result = await append(store)
+            await append_without_a_reply(store, proxy, sql, list(FORMS)[n % len(FORMS)], rng.choice([1, 1, 2]))
             copies += 1
-            assert idempotent(result) == {True}, f"HUNT_SEED={SEED}"
-            assert first_result(await append(store)) == first_result(result)
-            assert len(await stored_ids(sql)) == 2
-            assert await unsound(sql) == []
         assert proxy.lost >= times(14, 1000)
         assert await left_behind(store, sql) == []
         note(appends=copies, replies_lost=proxy.lost, copies_too_many=0)
+
+
+async def append_without_a_reply(
+    store: EventStore, proxy: Proxy, sql: asyncpg.Connection, form: str, lost: int
+) -> None:
+    await forget(sql)
+    append = FORMS[form](some())
+    proxy.lose_replies = lost
+    result = await append(store)
+    assert idempotent(result) == {True}, f"HUNT_SEED={SEED}"
+    assert first_result(await append(store)) == first_result(result)
+    assert len(await stored_ids(sql)) == 2
+    assert await unsound(sql) == []
+
+
+@pytest.mark.parametrize("unique", [True, False], ids=["does nothing on a conflict", "stores it again"])
+async def test_an_append_that_looks_for_no_ids_is_caught(db: str, sql: asyncpg.Connection, unique: bool) -> None:
+    await edit(sql, "append_events_v1", "exists (select from events e where e.id = any (p_ids))", "false")
+    await edit(
+        sql, "write_events_v1", "order by n.id;", "order by n.id on conflict (id) do nothing;" if unique else ";"
+    )
+    if not unique:
+        await sql.execute("alter table eventstore.events drop constraint events_id_key")
+    async with proxied(db) as proxy, EventStore(proxy.dsn, settings=QUICK) as store:
+        with pytest.raises(AssertionError):
+            await append_without_a_reply(store, proxy, sql, "one stream", 1)
 
 
 @pytest.mark.hunt

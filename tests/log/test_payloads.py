@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from random import Random
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from eventstore import EventStore, InvalidEvent, NewEvent
 from eventstore.errors import PayloadTooLarge
 from tests.conftest import QUICK
+from tests.faults.figures import note
 from tests.hunt.racing import stored_ids, times
 
 MIB = 1 << 20
@@ -97,24 +99,36 @@ def often(reduced: int, full: int) -> settings:
 
 @pytest.mark.hunt
 def test_every_payload_comes_back_equal_types_too_or_is_refused_before_sql(db: str) -> None:
+    tried: Counter[str] = Counter()
     with asyncio.Runner() as runner, opened(runner, db) as (store, _):
 
         @often(150, 10_000)
         @given(st.one_of(VALUES, DEEP), st.dictionaries(TEXTS, VALUES, max_size=2))
         def round_trip(data: Any, metadata: dict[str, Any]) -> None:
+            tried["payloads"] += 1
             if not (storable(data) and storable(metadata)):
+                tried["refused"] += 1
                 with pytest.raises(InvalidEvent):
                     NewEvent("T", data, metadata)
                 return
             runner.run(comes_back(store, NewEvent("T", data, metadata), data, metadata))
 
         round_trip()
+    note(**tried)
 
 
 async def comes_back(store: EventStore, new: NewEvent, data: Any, metadata: dict[str, Any]) -> None:
     result = await store.append(None, [new])
     async for event in store.read_all(after=result.position - 1, limit=1):
         assert typed([event.data, event.metadata]) == typed([data, metadata])
+
+
+@pytest.mark.parametrize(("stored", "meant"), [(1.0, 1), (1, True), (0.0, -0.0), (2**53, 2**53 + 1), ([1], [1.0])])
+async def test_a_payload_that_comes_back_as_something_else_is_caught(
+    store: EventStore, stored: Any, meant: Any
+) -> None:
+    with pytest.raises(AssertionError):
+        await comes_back(store, NewEvent("T", stored), meant, {})
 
 
 REFUSED: dict[str, Any] = {
@@ -242,18 +256,22 @@ NEAR_MISSES = [
 @pytest.mark.hunt
 def test_the_cheap_test_of_a_json_text_lets_nothing_pass_that_the_thorough_one_refuses(db: str) -> None:
     query = "select t, eventstore.json_suspect_v1(t), eventstore.json_problem_v1(t) from unnest($1::text[]) t"
+    judged = 0
     with asyncio.Runner() as runner, opened(runner, db) as (_, sql):
 
         @often(100, 1000)
         @given(st.integers(0, 1 << 32))
         def agree(seed: int) -> None:
+            nonlocal judged
             rng = Random(seed)
             texts = [*(json_text(rng) for _ in range(20)), *NEAR_MISSES]
             for text, suspect, problem in runner.run(sql.fetch(query, texts)):
                 assert suspect or problem is None, text
                 assert (problem is None) <= readable(text), text
+            judged += len(texts)
 
         agree()
+    note(json_texts_judged=judged)
 
 
 @pytest.mark.hunt

@@ -21,8 +21,8 @@ PASSWORD = "c4n4ry/S3cret"
 """Of the superuser; with a character that a DSN has to encode."""
 
 _RULES = """
-hostnossl all tls_only 127.0.0.1/32 reject
-host all all 127.0.0.1/32 scram-sha-256
+hostnossl all tls_only 127.0.0.0/30 reject
+host all all 127.0.0.0/30 scram-sha-256
 """
 
 
@@ -31,7 +31,7 @@ class Server:
     """Where it is.
 
     Attributes:
-        certificate: its own, signed by itself.
+        certificate: its own, signed by itself, for 127.0.0.1; it listens on 127.0.0.2 as well.
         other: another one, for the same names.
         tls: it speaks TLS.
     """
@@ -76,7 +76,8 @@ def secured() -> Iterator[Server]:
         ]
         subprocess.run([*run, f"--pwfile={root / 'password'}"], check=True, capture_output=True, **account)
         (data / "pg_hba.conf").write_text(_RULES)
-        settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off"}
+        settings = {"listen_addresses": "127.0.0.1,127.0.0.2", "port": port, "unix_socket_directories": ""}
+        settings |= {"fsync": "off"}
         if tls:
             settings |= {"ssl": "on", "ssl_cert_file": certificate, "ssl_key_file": root / "server.key"}
         options = [f"--{name}={value}" for name, value in settings.items()]

@@ -11,7 +11,8 @@ import pytest
 from alembic import command
 
 import eventstore
-from eventstore import EventStore
+from eventstore import EventStore, NewEvent
+from eventstore.database import mapped_errors
 from eventstore.errors import ConfigurationError
 from eventstore.reports.roles import Difference, differences
 from eventstore.reports.site import Site
@@ -100,6 +101,19 @@ async def test_a_migrator_makes_a_new_schema_that_the_roles_can_use_at_once(db: 
         assert await store.head() == 0
 
 
+async def test_the_printed_sql_runs_before_and_after_the_schema_is_there(
+    db: str, sql: asyncpg.Connection, logins: None
+) -> None:
+    text = script("later", PREFIX, logins=[("migrator", login("migrator"))])
+    await sql.execute(f"begin; {text} commit;")
+    await EventStore.migrate(dsn_as(db, "migrator"), schema="later")
+    assert await differing(db, "later") == []
+    await sql.execute("revoke execute on all functions in schema later from es_test_reader")
+    assert await differing(db, "later") != []
+    await sql.execute(f"begin; {text} commit;")
+    assert await differing(db, "later") == []
+
+
 @pytest.mark.parametrize("who", ["migrator", "superuser"])
 async def test_what_a_later_migration_brings_belongs_to_the_owner_and_is_granted(
     roles: str, sql: asyncpg.Connection, who: str
@@ -160,6 +174,28 @@ async def test_a_schema_where_public_may_create_is_refused(db: str, sql: asyncpg
 async def test_a_role_without_the_right_to_apply_is_told_so(roles: str) -> None:
     with pytest.raises(ConfigurationError, match="permission denied"):
         await apply(dsn_as(roles, "admin"), "eventstore", "es_mine")
+
+
+async def test_a_login_that_may_not_do_something_is_told_which_roles_may(roles: str) -> None:
+    async with EventStore(dsn_as(roles, "worker")) as store:
+        with pytest.raises(ConfigurationError, match=r"append_events_v1; to append takes the role writer \(see"):
+            await store.append("s", [NewEvent("T")])
+    async with EventStore(dsn_as(roles, "writer")) as store:
+        with pytest.raises(ConfigurationError, match="to read the log takes the role reader or worker or admin"):
+            [event async for event in store.read("s")]
+
+
+@pytest.mark.parametrize(
+    ("statement", "refusal"),
+    [
+        ("select from eventstore.events", "permission denied for table events$"),
+        ("drop function eventstore.head", "must be owner of function eventstore.head$"),
+    ],
+)
+async def test_a_refusal_of_anything_but_a_call_is_told_as_it_is(roles: str, statement: str, refusal: str) -> None:
+    async with EventStore(dsn_as(roles, "admin")) as store, store._database.acquire() as connection:
+        with pytest.raises(ConfigurationError, match=refusal), mapped_errors():
+            await connection.execute(statement)
 
 
 # -- checking

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import Any
+from uuid import uuid4
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -24,6 +27,8 @@ from eventstore.redaction import redacted, scrubbed, secrets_of, told
 from eventstore.reports.site import Site
 from eventstore.roles import apply
 from eventstore.schema import migrate
+from eventstore.signals import Signals
+from tests.faults.figures import note
 from tests.security.server import PASSWORD, Server
 
 PIECES = PASSWORD.split("/")
@@ -99,6 +104,15 @@ def failing(server: Server, port: int, tmp_path: Path) -> dict[str, str]:
         "no port": f"postgresql://u:{ENCODED}@127.0.0.1:http/db?{query}",
         "scheme": f"mysql://u:{ENCODED}@h/db?{query}",
         "no scheme": f"u:{ENCODED}@127.0.0.1:1/db",
+        "hosts": f"postgresql://u@127.0.0.1:1,u2:{PIECES[0]}@127.0.0.1:1/db",
+        "each with a password": f"postgresql://u:{PIECES[0]}@127.0.0.1:1,u2:{PIECES[1]}@127.0.0.1:1/db",
+        "hosts in a parameter": f"postgresql://u:{ENCODED}@/db?host=127.0.0.1,127.0.0.1&port=1,x&password={ENCODED}",
+        "at and colon": f"postgresql://u:{PIECES[0]}@:{PIECES[1]}@127.0.0.1:1/db",
+        "backslash": f"postgresql://u:x@{PIECES[0]}:\\{PIECES[1]}@127.0.0.1:1/db",
+        "not of a netloc": f"postgresql://u:{PIECES[0]}\u2100{PIECES[1]}@127.0.0.1:1/db",
+        "password alone": PASSWORD,
+        "part of it alone": PIECES[1],
+        "with an at": f"{PASSWORD}@h",
         "keywords": f"host=127.0.0.1 user=u password='{PIECES[0]} {PIECES[1]}'",
     }
 
@@ -109,41 +123,48 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("append", "s", "--type", "A"),
     ("read", "s"),
     ("tail",),
+    ("top", "--once"),
     ("streams",),
-    ("stream", "show", "s"),
+    ("stream", "info", "s"),
     ("export", "-"),
     ("subscription", "list"),
-    ("subscription", "create", "s", "--all"),
+    ("subscription", "create", "s"),
     ("subscription", "pause", "s"),
     ("subscription", "explain", "s"),
     ("parked", "list", "s"),
-    ("scavenge", "--yes"),
+    ("scavenge",),
     ("nodes",),
-    ("pubsub", "nodes"),
+    ("pubsub", "stats"),
+    ("pubsub", "subscribe", "t"),
     ("pubsub", "publish", "t", "1"),
-    ("requests", "show"),
+    ("requests",),
+    ("requests", "prune", "--keep", "90d"),
     ("actions",),
     ("roles", "--apply"),
     ("roles", "--check"),
-    ("work", "--sinks"),
+    ("tenants", "--check"),
+    ("verify",),
+    ("evidence",),
+    ("evidence", "on"),
+    ("seal", "--key", "KEY", "--out", "SEALS"),
+    ("work",),
     ("dashboard", "--port", "0"),
     ("demo",),
 )
 
 PLACES = {
     "open": lambda dsn: _opened(dsn),
-    "listen": lambda dsn: _opened("postgresql://postgres@127.0.0.1:1/db", Settings(listen_dsn=dsn)),
     "migrate": lambda dsn: EventStore.migrate(dsn),
     "pubsub": lambda dsn: _pubsub(dsn),
     "engine": lambda dsn: _engine(dsn),
     "requests": lambda dsn: RequestTable(dsn).months(),
     "site": lambda dsn: Site(dsn).__aenter__(),
-    "roles": lambda dsn: apply(dsn, "missing schema", "x" * 60),
+    "roles": lambda dsn: apply(dsn, "missing schema", "canary"),
 }
 
 
-async def _opened(dsn: str, settings: Settings | None = None) -> None:
-    async with EventStore(dsn, schema="none", settings=settings) as store:
+async def _opened(dsn: str) -> None:
+    async with EventStore(dsn, schema="none") as store:
         await store.append("s", [NewEvent("A")])
 
 
@@ -170,6 +191,12 @@ async def _pubsub_of(engine: Any) -> None:
 # SQLAlchemy hands parameters of a URL on as keywords, and Python names one that is unknown: nothing of ours sees it.
 NOT_OURS = {("engine", "ampersand")}
 
+# Nothing is wrong with these.
+USABLE = {("site", "schema"), ("listen", "schema")}
+
+
+DONE = "it did not fail"
+
 
 def failures_of(work: Callable[[str], Awaitable[object]], dsn: str) -> str:
     """Run what has to fail; return all that can be known of how it did."""
@@ -182,7 +209,7 @@ def failures_of(work: Callable[[str], Awaitable[object]], dsn: str) -> str:
         asyncio.run(run())
     except Exception as error:  # noqa: BLE001 - whatever it is, it may show a password
         return f"{error}{error!r}{vars(error)}{traceback.format_exc()}"
-    return "it did not fail"
+    return DONE
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -191,19 +218,79 @@ def test_no_operation_of_the_library_shows_a_password(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     caplog.set_level(logging.INFO, "sqlalchemy")
+    failed = 0
     for name, dsn in failing(server, without_tls, tmp_path).items():
-        if (place, name) in NOT_OURS:
+        if (place, name) in NOT_OURS | USABLE:
             continue
         text = failures_of(PLACES[place], dsn)
         assert (name, seen(text)) == (name, [])
+        assert place == "engine" or text != DONE, name
+        failed += text != DONE
         assert (name, seen(caplog.text)) == (name, [])
         caplog.clear()
+    assert failed
+    note(operations=failed, found=0)
+
+
+USAGE = "|".join(
+    one.__name__ for one in vars(click.exceptions).values() if click.UsageError in getattr(one, "__mro__", ())
+)
+
+
+def misused(text: str) -> bool:
+    """Return whether a command was refused before it came to its DSN."""
+    return bool(re.search(rf'Usage:|"error": "({USAGE})"', text))
+
+
+@pytest.mark.parametrize("args", [("stream", "show"), ("work", "--sinks"), ("pubsub", "nodes", "--json"), ("seal",)])
+def test_a_command_that_there_is_not_is_told_from_one_that_fails(args: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(main, args)
+    assert misused(result.output + result.stderr)
+
+
+class _Warned(logging.Handler):
+    """Knows when a task was begun anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.once = asyncio.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "trying again" in record.getMessage():
+            self.once.set()
+
+
+async def _listened(dsn: str, listen_dsn: str) -> None:
+    """Listen until that has failed once."""
+    warned, signals = _Warned(), Signals(uuid4(), Settings(listen_dsn=listen_dsn))
+    logging.getLogger("eventstore").addHandler(warned)
+    try:
+        await signals.start(dsn, "eventstore")
+        await asyncio.wait_for(warned.once.wait(), 20)
+        await signals.stop()
+    finally:
+        logging.getLogger("eventstore").removeHandler(warned)
+
+
+def test_a_dsn_to_listen_by_that_cannot_be_used_shows_no_password(
+    server: Server, without_tls: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    dsns = {name: dsn for name, dsn in failing(server, without_tls, tmp_path).items() if ("listen", name) not in USABLE}
+    for name, dsn in dsns.items():
+        text = failures_of(lambda one: _listened(server.dsn(), one), dsn)
+        assert (name, seen(text + caplog.text)) == (name, [])
+        assert "listen_dsn: " in text or "listener: " in caplog.text, (name, text, caplog.text)
+        caplog.clear()
+    note(operations=len(dsns), found=0)
 
 
 def test_no_command_shows_a_password(
     server: Server, without_tls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dsns = list(failing(server, without_tls, tmp_path).items())
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(main, ["evidence", "key", "KEY"]).exit_code == 0
     tried = 0
     for number, command in enumerate(COMMANDS):
         # Each command fails in three ways, so that all ways come up in turn.
@@ -212,15 +299,31 @@ def test_no_command_shows_a_password(
             flags = (("--json",), ("--debug", "-vv"), ())[step]
             if step == 2:
                 monkeypatch.setenv("EVENTSTORE_DSN", dsn)
+                monkeypatch.setenv("EVENTSTORE_LISTEN_DSN", dsn)
                 result = CliRunner().invoke(main, [*flags, *command])
                 monkeypatch.delenv("EVENTSTORE_DSN")
+                monkeypatch.delenv("EVENTSTORE_LISTEN_DSN")
             else:
                 result = CliRunner().invoke(main, ["--dsn", dsn, *command, *flags])
             text = result.output + result.stderr
             assert (command, name, seen(text)) == (command, name, [])
             assert result.exit_code != 0, (command, name, text)
+            assert not misused(text), (command, text)
             tried += 1
-    assert tried >= 50
+    assert tried == 3 * len(COMMANDS)
+    note(operations=tried, found=0)
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",), ("--debug", "-vv")])
+def test_following_the_log_with_a_malformed_dsn_to_listen_by_is_refused(
+    server: Server, without_tls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...]
+) -> None:
+    asyncio.run(EventStore.migrate(server.dsn(), schema="listening"))
+    for name in ("hosts", "slash", "password alone", "no port"):
+        monkeypatch.setenv("EVENTSTORE_LISTEN_DSN", failing(server, without_tls, tmp_path)[name])
+        result = CliRunner().invoke(main, ["--dsn", server.dsn(), "--schema", "listening", "tail", *flags])
+        text = result.output + result.stderr
+        assert (name, result.exit_code, "listen_dsn: " in text, seen(text)) == (name, 2, True, [])
 
 
 def test_an_argument_that_is_repeated_hides_its_password(server: Server) -> None:
@@ -306,8 +409,9 @@ def test_migrations_show_no_password_in_their_causes(server: Server) -> None:
         ("postgresql://u:p@h/db?search_path=x&user=me", "postgresql://u:***@h/db?search_path=***&user=me"),
         ("postgresql://u@h/db?password=a&b=c", "postgresql://u@h/db?password=***&***"),
         ("postgresql://u@h/db#secret", "postgresql://u@h/db"),
-        ("host=h password = 'a b' user=u", "host=h password = *** user=u"),
-        ("nonsense", "nonsense"),
+        ("postgresql://u@h:1,v:p@i:1/db", "postgresql://u@h:***@i:1/db"),
+        ("host=h password = 'a b' user=u", "***"),
+        ("nonsense", "***"),
         ("", ""),
     ],
 )
@@ -323,6 +427,11 @@ def test_text_around_dsns_stays() -> None:
     assert scrubbed("it said hunter2", {"hunter2"}) == "it said ***"
 
 
+def test_what_is_hidden_leaves_the_sentence_around_it() -> None:
+    for dsn in ("postgresql://u@h/db?password=p", "postgresql://u@h/db?password=***", "password=p", "password=***"):
+        assert scrubbed(f"no {dsn}: [Errno 111]") == f"no {dsn.removesuffix('p').removesuffix('***')}***: [Errno 111]"
+
+
 def test_a_password_that_is_also_the_user_is_not_hidden_everywhere() -> None:
     assert secrets_of("postgresql://postgres:postgres@h/db") == set()
     assert secrets_of("postgresql://u:a%20b%2Fc@h/db") == {"a%20b%2Fc", "a b/c"}
@@ -330,4 +439,8 @@ def test_a_password_that_is_also_the_user_is_not_hidden_everywhere() -> None:
 
 def test_a_reason_is_told_unless_it_quotes_a_piece() -> None:
     assert told("no such port: 12", "postgresql://u:p12@h/db") == "no such port: 12"
-    assert "percent-encoded" in told("no such port: 12", "postgresql://u:12/p@h/db")
+    assert told("no such port: 12", "postgresql://u:p1:2@h/db") == "no such port: 12"
+    for dsn in ("u:12/p@h", "u@h,v:12@i", "u:p@h:1,v:12@i"):
+        assert "percent-encoded" in told("no such port: 12", f"postgresql://{dsn}/db")
+    assert "percent-encoded" in told("netloc 'u:a\u2100b@h' is invalid", "postgresql://u:a\u2100b@h/db")
+    assert "percent-encoded" in told(r"no such port: 'a\\b'", "postgresql://u@h,v:a\\b@h/db")

@@ -69,14 +69,26 @@ async def test_another_certificate_is_refused_wherever_a_connection_is_opened(se
 
 
 async def test_a_host_of_another_name_is_refused(server: Server) -> None:
-    dsn = verified(server).replace("@127.0.0.1:", "@127.0.0.2:")
-    with pytest.raises(DatabaseUnavailable):
-        await EventStore(dsn).__aenter__()
+    def elsewhere(dsn: str) -> str:
+        return dsn.replace("@127.0.0.1:", "@127.0.0.2:")
+
+    with pytest.raises(DatabaseUnavailable, match=r"CERTIFICATE_VERIFY_FAILED.*127\.0\.0\.2"):
+        await Site(elsewhere(verified(server))).__aenter__()
+    async with Site(elsewhere(server.dsn(sslmode="require"))) as site:
+        assert (await site.row("select host(inet_server_addr()) as here"))["here"] == "127.0.0.2"
 
 
 async def test_a_missing_root_certificate_is_named(server: Server, tmp_path: Path) -> None:
-    with pytest.raises((ConfigurationError, DatabaseUnavailable), match=r"none\.crt"):
+    with pytest.raises(ConfigurationError, match=r"none\.crt', named by sslrootcert,"):
         await EventStore(server.dsn(sslmode="verify-full", sslrootcert=tmp_path / "none.crt")).__aenter__()
+
+
+async def test_a_missing_default_root_certificate_is_named(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ConfigurationError, match=r"root\.crt.*sslrootcert"):
+        await EventStore(server.dsn(sslmode="verify-full")).__aenter__()
 
 
 async def test_the_doctor_shows_the_encryption_and_who_is_let_in(server: Server) -> None:
@@ -93,10 +105,14 @@ async def test_who_may_not_read_the_rules_is_told_so(server: Server, admin: asyn
     try:
         async with Site(server.dsn(user="plain", password="x")) as site:
             (found,) = [one async for one in examine(site, ["authentication"])]
-        assert isinstance(found, Finding)
-        assert (found.status, "needs rights" in found.found) == ("unknown", True)
+            assert isinstance(found, Finding)
+            assert (found.status, "needs rights" in found.found) == ("unknown", True)
+            cure = (found.cure or "").strip("`").replace("LOGIN", "plain")
+            await admin.execute(cure)
+            (cured,) = [one async for one in examine(site, ["authentication"])]
+        assert cured.status == "ok"
     finally:
-        await admin.execute("drop role plain")
+        await admin.execute("drop owned by plain; drop role plain")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -25,6 +26,7 @@ from eventstore import All, SubscriptionExists
 from eventstore.errors import EventStoreError
 from eventstore.subscriptions.ledger import Ledger
 from eventstore.subscriptions.model import Claim, Claimed, Failed, Parked, Renewal, Replayable, Subscription
+from tests.faults.figures import note
 from tests.hunt.racing import FULL, times
 from tests.simulation.log import bucket_v1
 from tests.simulation.operating import FakeLedger
@@ -69,11 +71,12 @@ def told(result: Any) -> Any:
 
 
 class Model(RuleBasedStateMachine):
-    """Both, side by side."""
+    """Both, side by side; *done* counts histories and calls."""
 
-    def __init__(self, fake: Fake, real: Real, run: Callable[[Awaitable[Any]], Any]) -> None:
+    def __init__(self, fake: Fake, real: Real, run: Callable[[Awaitable[Any]], Any], done: Counter[str]) -> None:
         super().__init__()
-        self.stages, self.run = (fake, real), run
+        self.stages, self.run, self.done = (fake, real), run, done
+        done["histories"] += 1
         self.nodes: list[UUID] = []
         self.claims: list[Claim] = []
         self.log: list[str] = []
@@ -92,6 +95,7 @@ class Model(RuleBasedStateMachine):
         """Ask both; returns what they agree on."""
         fake, real = self.run(self._each(lambda stage: call(stage.ledger)))
         assert told(fake) == told(real)
+        self.done["calls_compared"] += 1
         return real
 
     def any_node(self, number: int) -> UUID:
@@ -242,14 +246,15 @@ class Model(RuleBasedStateMachine):
         self.both(lambda ledger: ledger.parked(name, state=state, limit=limit))
 
 
-def compare(db: str, fake: Fake, examples: int, steps: int) -> None:
-    """Compare *fake* with Postgres in so many histories of so many steps."""
+def compare(db: str, fake: Fake, examples: int, steps: int) -> Counter[str]:
+    """Compare *fake* with Postgres in so many histories of at most so many steps; returns what was compared."""
+    done: Counter[str] = Counter()
     with asyncio.Runner() as runner:
         closing = AsyncExitStack()
         real = runner.run(closing.enter_async_context(opened(db)))
         try:
             run_state_machine_as_test(
-                lambda: Model(fake, real, runner.run),
+                lambda: Model(fake, real, runner.run, done),
                 settings=settings(
                     max_examples=examples, stateful_step_count=steps, deadline=None, database=None,
                     derandomize=examples < 500, phases=list(Phase) if FULL else [Phase.generate],
@@ -258,11 +263,13 @@ def compare(db: str, fake: Fake, examples: int, steps: int) -> None:
             )  # fmt: skip
         finally:
             runner.run(closing.aclose())
+    return done
 
 
 @pytest.mark.hunt
 def test_the_fake_does_what_the_real_ledger_does(db: str) -> None:
-    compare(db, Fake(), times(12, 500), times(30, 50))
+    steps = times(30, 50)
+    note(steps=steps, **compare(db, Fake(), times(12, 500), steps))
 
 
 class Forgetful(FakeLedger):

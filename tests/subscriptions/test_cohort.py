@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eventstore import All, EventStore, EventType, Stream
+from eventstore import All, EventStore, EventType, NewEvent, Stream, feed
 from eventstore.feed import Handle
 from eventstore.selectors import Selector
-from eventstore.service import LoopClock
+from eventstore.service import Clock, LoopClock
 from eventstore.subscriptions import cohort, inlet
 from eventstore.subscriptions.cohort import GAP, LEAST, Cohort, cohorts
 from eventstore.subscriptions.inlet import Inlet
@@ -186,6 +187,45 @@ async def test_a_cohort_that_cannot_read_leaves_its_members_to_themselves(
         assert all(one.inlet.source is None and one.woken for one in members)
         await members[0].inlet.fetch()
         assert members[0].take() == list(range(1, 8))
+
+
+class Counting(Ring):
+    """Notes how many turns something else had before each handing-over."""
+
+    def __init__(self, members: Iterable[Member]) -> None:
+        super().__init__(members)
+        self.turns, self.before = 0, list[int]()
+
+    async def publish(self, events: dict[Handle, list[Any]], source: Any) -> None:
+        self.before.append(self.turns)
+        await super().publish(events, source)
+
+    async def something_else(self) -> None:
+        while True:
+            await asyncio.sleep(0)
+            self.turns += 1
+
+
+@pytest.mark.parametrize(("passes", "shared"), [(1.0, False), (0.0, True)], ids=["slowly", "at once"])
+@pytest.mark.parametrize("who", [feed, cohort], ids=["feed", "cohort"])
+async def test_handing_over_to_many_lets_others_have_a_turn_when_it_takes_long(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch, who: ModuleType, passes: float, shared: bool
+) -> None:
+    monkeypatch.setattr(who, "PUBLISHED_AT_ONCE", 1)
+    passing = SimpleNamespace(time=itertools.count(0.0, passes).__next__, sleep=asyncio.sleep)
+    ring, clock = Counting([Member(store, 0, 0, All())]), cast(Clock, passing)
+    catching_up = Cohort(list(ring.members.values()), store._feed, store._database, store.settings, ring, clock)  # type: ignore[arg-type]
+    store._feed.deliver_to(ring)
+    store._feed._clock = clock
+    others = asyncio.create_task(ring.something_else())
+    if who is feed:
+        await catching_up.run()
+        ring.before.clear()
+    await store.append_known([f"s{n}" for n in range(10)], [NewEvent("A") for _ in range(10)])
+    await (fed(store) if who is feed else catching_up.run())
+    others.cancel()
+    assert len(ring.before) >= 10
+    assert (len(set(ring.before[:10])) == 1) is shared
 
 
 LEAVES: st.SearchStrategy[Any] = st.sampled_from(

@@ -14,6 +14,7 @@ import pytest
 from eventstore import All, Delivery, Event, EventStore, FailurePolicy, NewEvent, StreamMetadata
 from eventstore.subscriptions import inlet
 from eventstore.subscriptions.emitter import Emitter
+from eventstore.subscriptions.ledger import Ledger
 from tests.conftest import QUICK
 from tests.subscriptions.journal import Journal, settled
 from tests.subscriptions.test_run import fill, running
@@ -83,6 +84,56 @@ async def test_the_way_of_a_partition_is_told(store: EventStore, sql: asyncpg.Co
         await tells.of("partition_claimed")
         await store.subscriptions.stop("s")
         await tells.of("partition_released")
+
+
+async def test_what_a_round_finds_given_back_before_the_answer_is_there_is_not_told_as_lost(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = Ledger.release
+
+    async def answered_late(ledger: Ledger, *args: Any, **named: Any) -> Any:
+        answer = await release(ledger, *args, **named)
+        for _ in range(2):  # the first may have asked before
+            done = store._pools.moments.next("round")
+            store._pools.lease.news.set()
+            await done
+        return answer
+
+    monkeypatch.setattr(Ledger, "release", answered_late)
+    await store.subscribe("s", All())
+    store.handler("s")(Journal().note)
+    async with told(store) as tells, running(store):
+        await tells.of("subscription_caught_up")
+        await store.subscriptions.pause("s")
+        await tells.of("partition_released")
+    assert store.counts.partitions_lost == 0
+
+
+async def test_a_node_that_leaves_while_a_partition_is_given_back_tells_that_once(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, leave, given_back, leaving = Ledger.release, Ledger.leave, asyncio.Event(), asyncio.Event()
+    answered = store._pools.moments.next("released")
+
+    async def answered_late(ledger: Ledger, *args: Any, **named: Any) -> Any:
+        answer = await release(ledger, *args, **named)
+        given_back.set()
+        await leaving.wait()
+        return answer
+
+    async def left_later(ledger: Ledger, *args: Any) -> None:
+        leaving.set()
+        await answered
+        await leave(ledger, *args)
+
+    monkeypatch.setattr(Ledger, "release", answered_late)
+    monkeypatch.setattr(Ledger, "leave", left_later)
+    store.handler("s", All())(Journal().note)
+    async with running(store):
+        await store._pools.moments.next("live")
+        await store.subscriptions.pause("s")
+        await given_back.wait()
+    assert (store.counts.partitions_released, store.counts.partitions_lost) == (1, 0)
 
 
 async def test_an_emitter_that_starts_sleeps_and_goes_on_is_told(db: str) -> None:

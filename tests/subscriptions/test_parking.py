@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from typing import Any
 
 import asyncpg
 import pytest
 
 from eventstore import All, Delivery, Event, EventStore, FailurePolicy, NewEvent, StreamMetadata
-from eventstore.errors import ConfigurationError
+from eventstore.errors import ConfigurationError, DatabaseUnavailable
 from eventstore.subscriptions.policy import KeyGate, Then
 from tests.conftest import QUICK
 from tests.subscriptions.journal import Journal, settled
@@ -95,6 +96,38 @@ async def test_one_event_is_replayed_and_the_rest_of_its_key_stays(store: EventS
         await ward.cured(store, 1, position=1)
         await until(store, 2)
     assert ward.positions == [1]
+
+
+@pytest.mark.parametrize(("cured", "calls"), [(True, [1, 2, 1]), (False, [1, 2])], ids=["cured", "ill still"])
+async def test_a_replay_whose_end_could_not_be_stored_is_stored_later_and_not_delivered_again(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch, cured: bool, calls: list[int]
+) -> None:
+    ward, called, ledger, away = Ward("a"), list[int](), store._pools.ledger, iter([True])
+    settle = ledger.settle_one
+
+    async def settle_one(*args: Any, **named: Any) -> bool:
+        if next(away, False):
+            raise DatabaseUnavailable("away")
+        return await settle(*args, **named)
+
+    @store.handler("s", All(), policy=policy())
+    async def handle(event: Event, delivery: Delivery) -> None:
+        called.append(delivery.attempt)
+        await ward.handle(event, delivery)
+
+    await append(store, ["a", "a"])
+    async with running(store):
+        await settled(store, "s", 2)
+        monkeypatch.setattr(ledger, "settle_one", settle_one)
+        ward.ill -= {"a"} if cured else set()
+        ended = store._pools.moments.next("replayed" if cured else "parked")
+        await store.subscriptions.replay_parked("s")
+        await asyncio.wait_for(ended, 30)
+        if cured:
+            await until_nothing_is_parked(store)
+        else:
+            assert await parked(store) == [(1, 2), (2, 0)]
+    assert called == calls
 
 
 async def test_new_events_stay_behind_those_of_their_key_that_are_not_replayed(store: EventStore) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -66,6 +67,46 @@ async def given_back(store: EventStore, read_on: Callable[[EventStore], Awaitabl
 
 async def test_what_comes_while_a_partition_is_given_back_is_not_taken_for_settled(store: EventStore) -> None:
     await given_back(store, lambda store: store.subscriptions.wait_for("other", 4))
+
+
+@pytest.mark.parametrize(
+    "lost", [lambda pools: pools.lease._end(), lambda pools: pools._put_back()], ids=["lease", "failover"]
+)
+async def test_what_is_lost_while_its_release_waits_for_a_connection_is_not_taken_for_settled(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch, lost: Callable[[Any], None]
+) -> None:
+    journal, entered, release = Journal(), asyncio.Event(), asyncio.Event()
+    waits, connected, acquire = asyncio.Event(), asyncio.Event(), store._control.acquire
+
+    @asynccontextmanager
+    async def late() -> AsyncIterator[Any]:
+        task = asyncio.current_task()
+        if task is not None and task.get_name().startswith("release"):
+            waits.set()
+            await connected.wait()
+        async with acquire() as connection:
+            yield connection
+
+    @store.handler("s", All())
+    async def handle(event: Event, delivery: Delivery) -> None:
+        entered.set()
+        await release.wait()
+        await journal.note(event, delivery)
+
+    await fill(store, 9)
+    async with running(store), asyncio.timeout(30):
+        await entered.wait()
+        await store.subscriptions.pause("s")
+        while not store._pools.of("s")[0].stopping:
+            await store._pools.moments.next("round")
+        monkeypatch.setattr(store._control, "acquire", late)
+        release.set()
+        await waits.wait()
+        lost(store._pools)
+        connected.set()
+        await store.subscriptions.resume("s")
+        await store.subscriptions.wait_for("s", 9)
+    assert set(journal.positions) == set(range(1, 10))
 
 
 async def test_a_paused_subscription_delivers_nothing_until_it_is_resumed(store: EventStore) -> None:

@@ -225,6 +225,34 @@ async def test_a_node_whose_lease_was_taken_stops_and_begins_anew(store: EventSt
     assert inbox.deliveries[-1].epoch == 2
 
 
+async def test_a_lease_ends_on_time_also_while_the_connection_it_was_renewed_on_is_given_back(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, given_back = asyncio.Event(), asyncio.Event()
+
+    async def silent(*_: Any) -> Any:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await given_back.wait()
+
+    await store.subscribe("s", All())
+    handle(store, "s", Inbox())
+    claimed = store._pools.moments.next("claimed")
+    async with running(store):
+        await asyncio.wait_for(claimed, 30)
+        lost = store._pools.moments.next("lost")
+        with monkeypatch.context() as patch:
+            patch.setattr(store._pools.ledger, "renew", silent)
+            assert (await asyncio.wait_for(lost, 30)).name == "s"
+            assert store._pools.emitters == []
+        assert asked.is_set()
+        claimed = store._pools.moments.next("claimed")
+        given_back.set()
+        assert (await asyncio.wait_for(claimed, 30)).epoch == 2
+
+
 async def test_deleting_a_subscription_stops_its_emitters(store: EventStore) -> None:
     await store.subscribe("s", All())
     handle(store, "s", Inbox())

@@ -73,3 +73,4 @@ def test_commands_are_about_the_tenant_that_is_named(plain: Run, roles: str, mon
     refused = plain("read", "s", "--json")
     assert failure(refused) == (2, "ConfigurationError")
     assert "none is named" in refused.stderr
+    assert "--tenant NAME" in plain("doctor", "--only", "positions").stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from eventstore.tracker.deltas import Part, Presence
 from eventstore.tracker.listing import Changes, Diff
 from eventstore.tracker.protocol import Message, Outcome, Protocol
 from eventstore.tracker.state import State
+from tests.faults.figures import tally as tally
 from tests.hunt.racing import times
 from tests.tracker.simulation import CHAOS, Faulty, Simulation, run
 
@@ -24,9 +26,10 @@ SEEDS = range(1, times(30, 1000) + 1)
 
 @pytest.mark.hunt
 @pytest.mark.parametrize("tenth", range(10))
-def test_any_history_is_safe_and_ends_in_agreement(tenth: int) -> None:
+def test_any_history_is_safe_and_ends_in_agreement(tenth: int, tally: Counter[str]) -> None:
     for seed in SEEDS[tenth::10]:
         run(seed)
+        tally["simulated_histories"] += 1
 
 
 def test_one_seed_is_one_history() -> None:

@@ -6,6 +6,7 @@ login that is bound to a tenant; whatever that tenant stores a trigger stores ag
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,8 +17,13 @@ import psycopg
 import pytest
 
 from eventstore import EventStore
+from eventstore.roles import apply as apply_roles
+from eventstore.roles import role_names
 from tests.conftest import QUICK, Databases, dsn_of
 from tests.tenants.conftest import PREFIX, dsn_as
+
+ROLES = f"{PREFIX}_again"
+"""Roles of its own: a member of the owner is a hole to whoever checks those of other tests."""
 
 INSIDER = f"{PREFIX}_insider"
 """A login that is bound to one tenant, and a member of the schema's owner: tests look into tables."""
@@ -91,7 +97,8 @@ def _name(item: pytest.Item) -> str:
 def mirrored_template(databases: Databases, shared_template: str, pg: Any) -> Iterator[str]:
     name = f"tenants_{os.getpid()}_mirrored"
     with databases.fresh(name, template=shared_template) as dsn, psycopg.connect(dsn, autocommit=True) as admin:
-        admin.execute(f"create role {INSIDER} login in role {PREFIX}_owner".encode())
+        asyncio.run(apply_roles(dsn, "eventstore", ROLES))
+        admin.execute(f"create role {INSIDER} login in role {ROLES}_owner".encode())
         admin.execute(f"insert into eventstore.tenant_logins (login, tenant) values ('{INSIDER}', 'acme')".encode())
         admin.execute(b"select setval('eventstore.tenant_bindings', 1)")
         # What tests do that are about none of this.
@@ -106,7 +113,7 @@ def mirrored_template(databases: Databases, shared_template: str, pg: Any) -> It
         admin.close()
         yield name
     with psycopg.connect(dsn_of(pg.host, pg.port, pg.user, "postgres"), autocommit=True) as admin:
-        admin.execute(f"drop owned by {INSIDER}; drop role {INSIDER}".encode())
+        admin.execute(f"drop owned by {INSIDER}; drop role {INSIDER}, {', '.join(role_names(ROLES).values())}".encode())
 
 
 @pytest.fixture
