@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 LOCK   := requirements/ci.txt
 STAMP  := $(VENV)/$(if $(LOCKED),.locked,.installed)
 
-.PHONY: install check audit lock test thorough test-all build demo hunt faults reliability bench screenshots format \
+.PHONY: install check audit lock test slow thorough test-all build demo hunt faults reliability bench screenshots format \
 	clean
 
 install: $(STAMP)
@@ -41,9 +41,13 @@ lock: install
 PYTEST = $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test: install
-	$(PYTEST) -m "not thorough"
+	$(PYTEST) -m "not slow and not thorough"
 
-# What is slow for what it shows: more processes, browsers and cases. tests/thorough.py names it.
+# One test in ten, which together take as long as those; CI runs them too. tests/slow.txt names them.
+slow: install
+	$(PYTEST) -m slow
+
+# What takes long for what it adds: more processes, browsers and cases. tests/thorough.txt names it.
 thorough: install
 	$(PYTEST) -m thorough
 
@@ -59,7 +63,7 @@ build: install
 demo: install
 	$(BIN)/eventstore demo
 
-# The concurrency hunts at full length; `make test` runs them reduced.
+# The concurrency hunts at full length; `make test` and `make slow` run them reduced.
 hunt: install
 	HUNT=full $(BIN)/python -m pytest -m hunt
 
@@ -68,7 +72,7 @@ FAULTS_MINUTES ?= 30
 faults: install
 	$(BIN)/python -m tests.faults soak --minutes $(FAULTS_MINUTES)
 
-# Every row of docs/reliability.md at full length, the soak, and the page: some three hours on two cores.
+# Every row of docs/reliability.md at full length, the soak, and the page: some two hours on two cores.
 reliability: install
 	-$(BIN)/python -m tests.faults rows
 	-$(BIN)/python -m tests.faults soak --minutes $(FAULTS_MINUTES)
