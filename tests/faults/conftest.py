@@ -1,4 +1,4 @@
-"""A durable server of its own for each test, a copy of what is made once in a file."""
+"""A durable server of its own for each test, a copy of what is made once in a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.faults.server import Server, server, template
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def data() -> Iterator[Path]:
     with template() as made:
         yield made

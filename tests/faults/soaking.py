@@ -45,7 +45,7 @@ def grown(found: Soaked) -> Iterator[str]:
     for process, measures in found.resources.items():
         for name, one in measures.items():
             if one.flat is False:
-                yield f"{name} of {process} grew from {one.first:g} to {one.last:g}"
+                yield f"{name} of {process} grew from {one.middle:g} to {one.last:g}"
 
 
 def figures(found: Soaked) -> dict[str, Any]:

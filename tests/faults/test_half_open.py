@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -35,6 +35,18 @@ async def test_an_append_gets_through(db: str) -> None:
         await store.append("s", [NewEvent("T")])
         go_silent(proxy)
         assert (await store.append("s", [NewEvent("T")])).version == 2
+
+
+async def test_once_a_connection_is_found_dead_those_that_lie_idle_are_not_waited_for_one_by_one(
+    db: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(db) as (proxy, store):
+        async with AsyncExitStack() as several:
+            for _ in range(4):
+                await several.enter_async_context(store._database.acquire())
+        go_silent(proxy)
+        assert (await store.append("s", [NewEvent("T")])).version == 1
+        assert caplog.text.count("was dead without having ended") == 1
 
 
 async def test_a_listener_hears_of_what_comes(db: str) -> None:

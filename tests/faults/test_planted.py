@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import asyncpg
 import pytest
 
 from tests.faults.campaign import Campaign, Scale
@@ -15,7 +14,7 @@ from tests.faults.nemeses import Delay, IdleTransaction, KillServer, Nemesis
 from tests.faults.reduced import working
 from tests.faults.server import Server, server
 from tests.hunt.journal import Entry
-from tests.hunt.racing import SEED
+from tests.hunt.racing import SEED, connection, edit
 
 pytestmark = pytest.mark.hunt
 
@@ -46,18 +45,13 @@ TWICE = "select exists (select from eventstore.events group by stream, version h
 
 
 async def plant(own: Server, script: str) -> None:
-    connection = await asyncpg.connect(own.dsn)
-    await connection.execute(script)
-    await connection.close()
+    async with connection(own.dsn) as sql:
+        await sql.execute(script)
 
 
-async def edit(own: Server, old: str, new: str) -> None:
-    """Change what appends do."""
-    connection = await asyncpg.connect(own.dsn)
-    text = await connection.fetchval("select pg_get_functiondef('eventstore.append_events_v1'::regproc)")
-    assert old in text
-    await connection.execute(text.replace(old, new))
-    await connection.close()
+async def edit_append(own: Server, old: str, new: str) -> None:
+    async with connection(own.dsn) as sql:
+        await edit(sql, "append_events_v1", old, new)
 
 
 @asynccontextmanager
@@ -76,7 +70,7 @@ async def test_appends_that_look_for_no_ids_are_stored_twice_when_their_reply_is
     own: Server, tmp_path: Path
 ) -> None:
     await plant(own, "alter table eventstore.events drop constraint events_id_key")
-    await edit(own, "exists (select from events e where e.id = any (p_ids))", "false")
+    await edit_append(own, "exists (select from events e where e.id = any (p_ids))", "false")
     async with working(own, tmp_path, WRITERS) as field:
         proxy = field.proxies["writer"]
         proxy.lose_replies = 5
@@ -88,7 +82,7 @@ async def test_appends_that_look_for_no_ids_are_stored_twice_when_their_reply_is
 
 async def test_streams_that_nobody_locks_get_the_same_versions_twice(own: Server, tmp_path: Path) -> None:
     await plant(own, "alter table eventstore.events drop constraint events_stream_version_key")
-    await edit(own, "where s.name = p_streams[v_no] for update", "where s.name = p_streams[v_no]")
+    await edit_append(own, "where s.name = p_streams[v_no] for update", "where s.name = p_streams[v_no]")
     async with working(own, tmp_path, WRITERS) as field:
         while not await field.ask(TWICE):
             await asyncio.sleep(0.2)
@@ -119,10 +113,10 @@ async def test_a_reader_that_knows_no_horizon_passes_over_what_commits_late(own:
 
 async def read_naively(field: Campaign) -> None:
     query = "select id::text, position, stream, version from eventstore.events where position > $1 order by position"
-    connection, position = await field.connect(), 0
+    sql, position = await field.connect(), 0
     field.note(Entry("follow", "naive"))
     while True:
-        for row in await connection.fetch(query, position):
+        for row in await sql.fetch(query, position):
             position = row["position"]
             field.note(Entry("read", "naive", "ok", row["id"], position, row["stream"], row["version"]))
         await asyncio.sleep(0.05)

@@ -14,6 +14,12 @@ from tests.hunt.racing import SEED
 pytestmark = pytest.mark.hunt
 
 
-async def test_whoever_is_killed_or_halted_nothing_is_lost_doubled_or_out_of_order(own: Server, tmp_path: Path) -> None:
-    faults = ["kill-server", "kill-node", "kill-writer", "kill-reader", "move-clock", "freeze-node"]
+@pytest.mark.parametrize(
+    "faults",
+    [["kill-server", "freeze-node"], ["kill-node", "kill-writer", "kill-reader", "move-clock"]],
+    ids=["server", "clients"],
+)
+async def test_whoever_is_killed_or_halted_nothing_is_lost_doubled_or_out_of_order(
+    own: Server, tmp_path: Path, faults: list[str]
+) -> None:
     assert await survived(own, tmp_path, faults, replace(SMALL, readers=2)) == {}, f"HUNT_SEED={SEED}"

@@ -33,12 +33,25 @@ def test_every_promise_has_a_row_and_rows_are_numbered_without_gaps() -> None:
 
 
 def test_every_row_names_tests_that_exist() -> None:
-    wanted = sorted({test for row in ROWS for test in row.tests})
+    wanted = sorted({test for row in (*ROWS, SOAK_ROW) for test in (*row.tests, *row.caught_by)})
     found = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", "-qq", "-p", "no:cacheprovider", *wanted],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_every_control_names_its_tests_and_is_run_with_its_row() -> None:
+    for row in (*ROWS, SOAK_ROW):
+        assert bool(row.control) == bool(row.caught_by), row.number
+        for test in row.caught_by if row.tests else ():
+            assert any(f"{test}::".startswith((f"{one}::", f"{one}/")) for one in row.tests), test
+
+
+def test_a_row_without_a_control_is_said_to_have_none() -> None:
+    without = [str(row.number) for row in ROWS if not row.control]
+    assert f"\nThere is none for: {', '.join(without)}.\n" in render({})
+    assert "| 1 | a cursor without a horizon | `test_the_same_hunt_catches" in render({})
 
 
 def test_a_row_that_held_is_shown_with_its_figures_seed_and_minutes() -> None:
@@ -119,7 +132,7 @@ def test_an_anomaly_or_a_resource_that_grows_makes_a_soak_a_miss() -> None:
     assert (row.held, row.figures[0]["faults"], row.figures[0]["events"]) == (True, 3, 10)
     lost = replace(sound, anomalies={"lost_write": ["an event"]}, counts={"lost_write": 2})
     leaking = replace(sound, resources={"node": {"fds": Measure(10, 20, 30, 60.0, flat=False)}})
-    for wrong, why in ((lost, "lost_write, 2 times: an event"), (leaking, "fds of node grew from 10 to 30")):
+    for wrong, why in ((lost, "lost_write, 2 times: an event"), (leaking, "fds of node grew from 20 to 30")):
         assert result_of(wrong, "2026-01-01T00:00+00:00", "python …").failed == [why]
 
 

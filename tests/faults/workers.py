@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.forking import instead_of_an_interpreter
 from tests.hunt.delivering import ROOT
 from tests.hunt.journal import Entry
 
@@ -97,5 +98,6 @@ async def started(
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", f"tests.faults.{kind}", *arguments, cwd=ROOT,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log,
+            preexec_fn=instead_of_an_interpreter(f"tests.faults.{kind}", *arguments),
         )  # fmt: skip
     return Worker(kind, name, process, note, steady, errors)

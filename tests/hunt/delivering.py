@@ -16,6 +16,7 @@ import asyncpg
 
 from eventstore import EventStore, NewEvent
 from tests.conftest import QUICK
+from tests.forking import instead_of_an_interpreter
 from tests.hunt.checker import check_deliveries
 from tests.hunt.journal import Entry, Journal, entries
 from tests.hunt.racing import times
@@ -124,8 +125,9 @@ class Hunt:
         name = f"{name}-{next(self._numbers)}"
         arguments = (self._dsn, str(self._directory / f"{name}.jsonl"), name, self.plan.json())
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.hunt.subscription_node", *arguments, cwd=ROOT, stdout=asyncio.subprocess.PIPE
-        )
+            sys.executable, "-m", "tests.hunt.subscription_node", *arguments, cwd=ROOT, stdout=asyncio.subprocess.PIPE,
+            preexec_fn=instead_of_an_interpreter("tests.hunt.subscription_node", *arguments),
+        )  # fmt: skip
         self.nodes.append(node := Node(name, process, self))
         return node
 

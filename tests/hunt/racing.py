@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 
-from eventstore import AppendCondition, EventStore, NewEvent, Settings
+from eventstore import AppendCondition, DatabaseUnavailable, EventStore, NewEvent, Settings
 from eventstore.log.append import Request, StreamAppend
 from eventstore.log.coalescing import _arguments, _Waiting
 from tests.conftest import QUICK
@@ -94,6 +94,13 @@ async def unguarded(sql: asyncpg.Connection) -> AsyncIterator[None]:
         yield
 
 
+async def edit(sql: asyncpg.Connection, function: str, old: str, new: str) -> None:
+    """Plant a bug: change the text of a function of the library."""
+    text = await sql.fetchval("select pg_get_functiondef($1::regproc)", f"eventstore.{function}")
+    assert old in text
+    await sql.execute(text.replace(old, new))
+
+
 async def forget(sql: asyncpg.Connection) -> None:
     """Empty the log."""
     async with unguarded(sql):
@@ -130,16 +137,19 @@ async def unsound(sql: asyncpg.Connection) -> list[str]:
     return [str(dict(row)) for row in (*inverted, *miscounted, *untagged)]
 
 
-async def left_behind(store: EventStore, sql: asyncpg.Connection) -> list[str]:
+async def left_behind(store: EventStore, sql: asyncpg.Connection, within: float = 10) -> list[str]:
     """What appends have left behind although none is under way: locks, transactions, connections that are gone."""
     locks = "select * from pg_locks where locktype = 'advisory' and database = $1"
     database = await sql.fetchval("select oid from pg_database where datname = current_database()")
     idle = "select query from pg_stat_activity where datname = current_database() and state like 'idle in %'"
     found = [str(dict(row)) for row in (*await sql.fetch(locks, database), *await sql.fetch(idle))]
-    async with AsyncExitStack() as stack, asyncio.timeout(10):
-        for _ in range(store.settings.connections):
-            lent = await stack.enter_async_context(store._database.acquire())
-            assert await lent.fetchval("select 1") == 1
+    try:
+        async with AsyncExitStack() as stack, asyncio.timeout(within):
+            for _ in range(store.settings.connections):
+                lent = await stack.enter_async_context(store._database.acquire())
+                assert await lent.fetchval("select 1") == 1
+    except (TimeoutError, DatabaseUnavailable):
+        found.append("a connection of the pool never comes back")
     coalescer = store._coalescer
     if coalescer._turns or coalescer._queue or coalescer._lanes != coalescer._most_lanes or coalescer._under_way:
         found.append(f"{coalescer._turns} {coalescer._queue} {coalescer._lanes} lanes {coalescer._under_way}")

@@ -1,5 +1,7 @@
 """A node beside which a subscriber may be slow: ``python -m tests.hunt.slow_node DSN SLOW CLIENTS``, told by lines.
 
+SLOW is ``none``, ``slow``, or ``hoarding``: a planted bug, a slow listener whose mailbox nobody bounds.
+
 It says "ready" once it delivers, then answers "begin" and "report" by a line of JSON each: how much memory it holds at
 most since it began, how late probes were (their data is when they were sent), and how many events the slow one handled.
 """
@@ -15,7 +17,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from eventstore import All, Delivery, Event, EventStore, EventType
+from eventstore import All, Delivery, Event, EventStore, EventType, Settings
 from eventstore.tracker import Owner, Tracker
 
 PROBE = "Probe"
@@ -48,17 +50,23 @@ def rss() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / (1 << 20)
 
 
-def subscribed(store: EventStore, measured: Measured, slow: bool) -> None:
+def subscribed(store: EventStore, measured: Measured, slow: str) -> None:
     @store.handler("probes", EventType(PROBE), after="current")
     async def probe(event: Event, _: Delivery) -> None:
         measured.late.append(time.monotonic() - event.data)
 
-    if slow:
+    if slow == "slow":
 
         @store.handler("slow", All(), after="current")
         async def take_time(_event: Event, _: Delivery) -> None:
             await asyncio.sleep(1)
             measured.handled += 1
+
+
+async def hoard(store: EventStore) -> None:
+    async with store.listen() as events:
+        async for _ in events:
+            await asyncio.sleep(1)
 
 
 async def present(store: EventStore, clients: int, stack: AsyncExitStack) -> None:
@@ -68,24 +76,27 @@ async def present(store: EventStore, clients: int, stack: AsyncExitStack) -> Non
         await tracker.track(owner, "room", f"client {number}", {"status": "online"})
 
 
-async def main(dsn: str, slow: bool, clients: int) -> None:
+async def main(dsn: str, slow: str, clients: int) -> None:
     measured = Measured()
-    async with EventStore(dsn) as store, AsyncExitStack() as stack:
+    settings = Settings(mailbox_size=1 << 30) if slow == "hoarding" else Settings()
+    async with EventStore(dsn, settings=settings) as store, AsyncExitStack() as stack:
         subscribed(store, measured, slow)
-        running = asyncio.create_task(store.run())
+        running = [asyncio.create_task(store.run())]
+        if slow == "hoarding":
+            running.append(asyncio.create_task(hoard(store)))
         await store.started()
         await present(store, clients, stack)
-        watching = asyncio.create_task(measured.watch())
+        running.append(asyncio.create_task(measured.watch()))
         print(json.dumps("ready"), flush=True)
         while word := (await asyncio.to_thread(sys.stdin.readline)).strip():
             print(json.dumps(measured.report()), flush=True)
             if word == "begin":
                 measured.late.clear()
                 measured.most = rss()
-        watching.cancel()
-        running.cancel()
-        await asyncio.wait([running, watching])
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2] == "True", int(sys.argv[3])))
+    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))

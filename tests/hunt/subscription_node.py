@@ -135,6 +135,21 @@ def batch(store: EventStore, plan: Plan, noted: Noted) -> None:
             noted.event("handled", event, delivery)
 
 
+def hasty(store: EventStore, plan: Plan, noted: Noted) -> None:
+    """A planted bug: events count as handled as soon as they are there; what is under way then is forgotten."""
+    under_way = set[asyncio.Task[None]]()
+
+    async def handle_later(events: list[Event], delivery: Delivery) -> None:
+        await asyncio.sleep(plan.pause)
+        for event in events:
+            noted.event("handled", event, delivery)
+
+    @store.handler("hasty", All(), pool_size=plan.pool_size, batch_size=20)
+    async def handle(events: list[Event], delivery: Delivery) -> None:
+        print("batch", flush=True)
+        under_way.add(asyncio.create_task(handle_later(events, delivery)))
+
+
 def fold(store: EventStore, plan: Plan, noted: Noted) -> None:
     """Count, sum and last version of each stream, exactly once."""
 
@@ -205,7 +220,7 @@ def odd(store: EventStore, plan: Plan, noted: Noted) -> None:
 
 
 HANDLERS: dict[str, Callable[[EventStore, Plan, Noted], None]] = {
-    one.__name__: one for one in (plain, picky, batch, fold, cases, odd)
+    one.__name__: one for one in (plain, picky, batch, hasty, fold, cases, odd)
 }
 
 

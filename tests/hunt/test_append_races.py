@@ -31,11 +31,13 @@ from eventstore import (
     Tags,
     WrongExpectedVersion,
 )
+from eventstore.database import Database
 from tests.conftest import QUICK
 from tests.faults.figures import note
 from tests.hunt.racing import (
     SEED,
     connection,
+    edit,
     left_behind,
     locked,
     some,
@@ -182,7 +184,8 @@ async def deadlocks(sql: asyncpg.Connection) -> int:
     return await sql.fetchval("select deadlocks from pg_stat_database where datname = current_database()")
 
 
-async def test_single_append_transactions_of_every_form_never_deadlock(db: str, sql: asyncpg.Connection) -> None:
+async def append_in_every_form(db: str, rounds: int) -> Counter[str]:
+    """What became of the appends of 40 writers, "ok" or an error."""
     rng, outcomes = random.Random(SEED), Counter[str]()
     lent: asyncio.Queue[asyncpg.Connection] = asyncio.Queue()
 
@@ -211,7 +214,7 @@ async def test_single_append_transactions_of_every_form_never_deadlock(db: str, 
             outcomes[repr(error)] += 1
 
     async def many(store: EventStore, rng: random.Random) -> None:
-        for _ in range(times(6, 250)):
+        for _ in range(rounds):
             await one(store, rng)
 
     async with stores(db, 4) as opened:
@@ -221,9 +224,23 @@ async def test_single_append_transactions_of_every_form_never_deadlock(db: str, 
         seeds = [random.Random(rng.random()) for _ in range(40)]
         await asyncio.gather(*(many(opened[n % 4], seed) for n, seed in enumerate(seeds)))
         await asyncio.gather(*(each.close() for each in borrowed))
+    return outcomes
+
+
+async def test_single_append_transactions_of_every_form_never_deadlock(db: str, sql: asyncpg.Connection) -> None:
+    outcomes = await append_in_every_form(db, times(6, 250))
     assert dict(outcomes) == {"ok": 40 * times(6, 250)}, f"HUNT_SEED={SEED}"
     assert (await deadlocks(sql), await unsound(sql)) == (0, [])
     note(appends=outcomes.total(), deadlocks=0)
+
+
+async def test_appends_that_lock_their_streams_in_any_order_are_caught(db: str, sql: asyncpg.Connection) -> None:
+    await edit(sql, "append_events_v1", 'order by s.name collate "C"', "order by s.no")
+    outcomes = Counter[str]()
+    async with asyncio.timeout(300):
+        while outcomes.keys() <= {"ok"}:
+            outcomes += await append_in_every_form(db, 20)
+    assert await deadlocks(sql) > 0, f"HUNT_SEED={SEED}"
 
 
 def some_tagged(rng: random.Random) -> list[NewEvent]:
@@ -385,6 +402,25 @@ async def test_cancelling_calls_anywhere_leaves_nothing_behind_and_loses_nobody(
     assert len(await stored_ids(sql)) == len(set(await stored_ids(sql)))
     assert await unsound(sql) == []
     note(cancelled=chaos.count, finished=len(chaos.finished), left_behind=0)
+
+
+async def test_a_connection_that_a_cancelled_call_keeps_is_caught(
+    store: EventStore, db: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def keep(*_: object) -> None: ...
+
+    async with connection(db) as own:
+        await own.execute("begin")
+        await store.append("s", some(), connection=own)
+        assert len(await left_behind(store, sql)) > 0
+        await own.execute("rollback")  # a session that is cut ends a moment later
+    with monkeypatch.context() as planted:
+        planted.setattr(Database, "_release", keep)
+        reading = asyncio.create_task(anext(aiter(store.read_all())))
+        await asyncio.sleep(0)
+        reading.cancel()
+        await asyncio.wait([reading])
+    assert await left_behind(store, sql, within=1) == ["a connection of the pool never comes back"]
 
 
 async def test_cancelling_waiting_appends_gives_their_connections_back(db: str, sql: asyncpg.Connection) -> None:

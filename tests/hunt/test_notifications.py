@@ -16,7 +16,7 @@ from tests.cli.conftest import Run
 from tests.cli.conftest import plain as plain
 from tests.conftest import QUICK
 from tests.faults.figures import note
-from tests.hunt.racing import connection, times
+from tests.hunt.racing import connection, edit, times
 from tests.operating.clusters import Cluster, durable, template
 
 pytestmark = pytest.mark.hunt
@@ -86,3 +86,12 @@ async def test_no_append_fails_because_the_queue_of_notifications_is_full(small:
         await store.append("s", [NewEvent("T")])
         await asyncio.wait_for(notified, 30)
     note(appends=appends, in_own_transaction=1, failed=0)
+
+
+async def test_a_signal_that_is_sent_into_a_full_queue_is_caught(small: Cluster) -> None:
+    async with EventStore(small.dsn, settings=QUICK) as store, connection(small.dsn) as own:
+        await edit(own, "signal_v1", "where pg_notification_queue_usage() < 0.9", "")
+        async with full(small.dsn):
+            with pytest.raises(asyncpg.ProgramLimitExceededError):
+                async with own.transaction():
+                    await store.append("own", [NewEvent("T")], connection=own)

@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 
 from eventstore.pubsub import Mailbox, Postgres, PubSub
+from tests.forking import instead_of_an_interpreter
 from tests.hunt.racing import times
 
 pytestmark = pytest.mark.hunt
@@ -44,6 +45,7 @@ async def node(dsn: str, name: str, count: int) -> AsyncIterator[asyncio.subproc
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.hunt.pubsub_node", dsn, name, str(count),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2],
+        preexec_fn=instead_of_an_interpreter("tests.hunt.pubsub_node", dsn, name, str(count)),
     )  # fmt: skip
     try:
         yield process

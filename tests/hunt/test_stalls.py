@@ -16,6 +16,7 @@ import pytest
 
 from eventstore import All, DatabaseUnavailable, Delivery, Event, EventStore, NewEvent, OutcomeUnknown, Settings
 from eventstore.errors import BroadcastError, EventStoreError
+from eventstore.listening import Listener
 from tests.conftest import QUICK
 from tests.faults.figures import note
 from tests.hunt.checker import check
@@ -56,15 +57,18 @@ async def listening(dsn: str, settings: Settings) -> AsyncIterator[list[Listenin
         yield nodes
 
 
-async def silence(proxy: Proxy, nodes: list[Listening]) -> float:
-    """Let the listening connections of all nodes fall silent; return when the last of them was given up."""
+async def silence(proxy: Proxy, nodes: list[Listening], within: float = 60) -> float:
+    """Let the listening connections that all nodes have fall silent; return when the last of them was given up."""
+    async with asyncio.timeout(within):
+        while not all(node.store._signals.listening for node in nodes):
+            await asyncio.sleep(0.001)
     links = proxy.links("listener")
     assert len(links) == len(nodes)
     lost = [node.store._signals.moments.next("lost") for node in nodes]
     began = time.monotonic()
     for link in links:
         link.stalled = True
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(within):
         await asyncio.gather(*lost)
     return time.monotonic() - began
 
@@ -91,7 +95,6 @@ async def test_listeners_that_fall_silent_are_replaced_and_cost_no_more_than_pol
     ):
         load = asyncio.create_task(append(writer))
         for _ in range(ROUNDS):
-            await until(lambda: all(node.store._signals.listening for node in nodes))
             noticed.append(await silence(proxy, nodes))
         enough.set()
         await load
@@ -104,6 +107,37 @@ async def test_listeners_that_fall_silent_are_replaced_and_cost_no_more_than_pol
         silenced=NODES * ROUNDS, at_once=NODES, noticed_within_s=round(max(noticed), 1), events=len(appended),
         poll_interval_s=settings.poll_interval, longest_delay_s=round(max(delays), 2), missed=0,
     )  # fmt: skip
+
+
+async def asks_for_no_sign_of_life(_: Listener, live: Any) -> None:
+    await live.ended.wait()
+
+
+async def does_not_come_back(listener: Listener, healthy: Callable[[], None]) -> None:
+    if listener._known:
+        await asyncio.Event().wait()
+    await LISTEN_ONCE(listener, healthy)
+
+
+async def silence_twice(proxy: Proxy, nodes: list[Listening]) -> None:
+    for _ in range(2):
+        await silence(proxy, nodes, within=3)
+
+
+LISTEN_ONCE = Listener._listen_once
+
+
+@pytest.mark.parametrize(
+    ("method", "planted"), [("_watch", asks_for_no_sign_of_life), ("_listen_once", does_not_come_back)]
+)
+async def test_a_listener_that_stays_deaf_is_told(
+    db: str, monkeypatch: pytest.MonkeyPatch, method: str, planted: Any
+) -> None:
+    monkeypatch.setattr("eventstore.listening.HEARD_WITHIN", 0.5)
+    monkeypatch.setattr(Listener, method, planted)
+    async with proxied(db) as proxy, listening(proxy.dsn, replace(QUICK, heartbeat_interval=0.5)) as nodes:
+        with pytest.raises(TimeoutError):
+            await silence_twice(proxy, nodes)
 
 
 # -- single connections

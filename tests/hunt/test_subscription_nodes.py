@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ import pytest
 from eventstore import All, Event, EventStore, NewEvent, Subscription
 from tests.conftest import QUICK
 from tests.faults.figures import note
+from tests.faults.test_planted import UNFENCED
 from tests.hunt.delivering import ROOT, Hunt, Node, hunting
 from tests.hunt.journal import Entry
-from tests.hunt.racing import FULL, SEED, stores, times
+from tests.hunt.racing import FULL, SEED, edit, stores, times
 from tests.hunt.subscription_node import Plan
 
 pytestmark = pytest.mark.hunt
@@ -138,6 +140,22 @@ async def test_a_node_that_was_halted_can_write_nothing_and_gets_partitions_agai
         note(events=hunt.appended, halts=rounds, epochs=sum(row["epoch"] for row in epochs), stale_writes_taken=0)
 
 
+async def test_an_owner_of_before_who_may_still_settle_is_caught(db: str, tmp_path: Path) -> None:
+    async with hunting(db, tmp_path, Plan(pool_size=4, lease_ttl=TTL)) as hunt:
+        await hunt.fill(20, 20)
+        first = await hunt.start("a")
+        await hunt.until(lambda: owns_all(hunt, first))
+        before = await hunt.sql.fetch(OWNED, first.name)
+        await first.kill()
+        second = await hunt.start("b")
+        await hunt.until(lambda: owns_all(hunt, second))
+        await write_as_before(hunt, before)
+        await hunt.sql.execute(UNFENCED)
+        with pytest.raises(AssertionError):
+            await write_as_before(hunt, before)
+        await hunt.end()
+
+
 async def write_unfenced(hunt: Hunt, before: list[asyncpg.Record]) -> None:
     """The planted bug: what a halted owner had settled is written where another owner has gone on."""
     one = before[0]
@@ -189,6 +207,20 @@ async def test_nodes_that_create_a_subscription_from_now_on_at_once_agree_on_its
     for one in created:
         assert got[one.name] == [event.position for event in log if event.position > one.start_position], SEED
     note(nodes=len(nodes), rounds=rounds, events=len(log), missed=0)
+
+
+async def test_nodes_of_which_each_begins_at_its_own_moment_are_caught(db: str, sql: asyncpg.Connection) -> None:
+    own = "do update set start_position = excluded.start_position"
+    await edit(sql, "create_subscription_v1", "do nothing", own)
+    await edit(sql, "create_subscription_v1", "p_pool_size - 1) n", "p_pool_size - 1) n on conflict do nothing")
+    async with stores(db, 8, replace(QUICK, connections=2)) as nodes, appending(nodes[0], db, random.Random(SEED)):
+        with pytest.raises(AssertionError):
+            await asyncio.wait_for(create_one_after_another(nodes), 60)
+
+
+async def create_one_after_another(nodes: list[EventStore]) -> None:
+    for number in count():
+        await created_by_all(nodes, f"from now {number}")
 
 
 async def created_by_all(nodes: list[EventStore], name: str) -> Subscription:
@@ -349,23 +381,36 @@ async def test_throughput_beside_keys_that_fail(db: str, tmp_path: Path) -> None
 async def test_a_node_that_is_asked_to_stop_ends_what_it_has_in_hand_and_the_next_goes_on(
     db: str, tmp_path: Path
 ) -> None:
-    rng, rounds, took = random.Random(SEED), times(2, 100), []
+    rounds = times(2, 100)
     async with hunting(db, tmp_path, Plan(run=("batch",), pool_size=4, pause=0.05)) as hunt:
-        for _ in range(rounds):
-            node = await hunt.start("a")
-            await hunt.fill(times(200, 400), 20)
-            await node.says("batch")
-            await asyncio.sleep(rng.random() * 0.05)
-            began = time.monotonic()
-            assert await node.ends(within=hunt.plan.settings.drain_grace) == 0
-            took.append(time.monotonic() - began)
-            assert await hunt.sql.fetchval("select count(owner) from eventstore.checkpoints") == 0
-        await hunt.start("last")
-        await hunt.settled("batch")
-        await hunt.end()
+        took = await stop_again_and_again(hunt, rounds)
         # Nothing is lost, nothing comes twice, and no checkpoint was ever beyond what was through.
         assert await hunt.anomalies("batch") == {}, SEED
         note(stops=rounds, slowest_s=round(max(took), 2), grace_s=hunt.plan.settings.drain_grace, anomalies=0)
+
+
+async def stop_again_and_again(hunt: Hunt, rounds: int) -> list[float]:
+    """Ask a node to stop in the middle of a batch, so often, and let another handle the rest; how long each took."""
+    rng, took = random.Random(SEED), []
+    for _ in range(rounds):
+        node = await hunt.start("a")
+        await hunt.fill(times(200, 400), 20)
+        await node.says("batch")
+        await asyncio.sleep(rng.random() * 0.05)
+        began = time.monotonic()
+        assert await node.ends(within=hunt.plan.settings.drain_grace) == 0
+        took.append(time.monotonic() - began)
+        assert await hunt.sql.fetchval("select count(owner) from eventstore.checkpoints") == 0
+    await hunt.start("last")
+    await hunt.settled(*hunt.plan.run)
+    await hunt.end()
+    return took
+
+
+async def test_what_is_settled_before_it_is_handled_is_caught(db: str, tmp_path: Path) -> None:
+    async with hunting(db, tmp_path, Plan(run=("hasty",), pool_size=4, pause=0.05)) as hunt:
+        await stop_again_and_again(hunt, 1)
+        assert "settled_unhandled" in await hunt.anomalies("hasty")
 
 
 APP = """

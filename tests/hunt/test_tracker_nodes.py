@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.faults.figures import note
+from tests.forking import instead_of_an_interpreter
 from tests.hunt.proxy import proxied
 from tests.hunt.racing import times
 from tests.hunt.tracker_node import PERIOD
@@ -84,6 +86,7 @@ async def node(dsn: str, name: str, down_period: float = DOWN) -> AsyncIterator[
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.hunt.tracker_node", dsn, name, str(down_period),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2],
+        preexec_fn=instead_of_an_interpreter("tests.hunt.tracker_node", dsn, name, str(down_period)),
     )  # fmt: skip
     try:
         started = Process(process)
@@ -100,6 +103,7 @@ def enough() -> asyncio.Timeout:
 
 
 async def test_the_presences_of_a_killed_node_leave_after_its_down_period(db: str) -> None:
+    after = list[float]()
     async with enough(), node(db, "b") as b:
         for number in range(times(1, 20)):
             async with node(db, f"a{number}") as a:
@@ -109,6 +113,8 @@ async def test_the_presences_of_a_killed_node_leave_after_its_down_period(db: st
                 left = await b.until()
                 # Its last word may have been said one heartbeat before.
                 assert DOWN - 2 * PERIOD - 0.5 < left - killed < DOWN + 2 * PERIOD + SLACK
+                after.append(left - killed)
+    note(killed=len(after), down_period_s=DOWN, gone_after_s=round(max(after), 2))
 
 
 async def test_a_node_that_was_stopped_goes_and_comes_back_as_the_same_with_its_presences(db: str) -> None:
@@ -126,6 +132,7 @@ async def test_a_node_that_was_stopped_goes_and_comes_back_as_the_same_with_its_
             await a.ask("list")
             await a.until("of-a", "of-b")
             assert a.vsn == before
+    note(halted=times(1, 20), came_back=times(1, 20))
 
 
 async def test_a_node_that_starts_again_has_another_vsn_and_none_of_its_old_presences(db: str) -> None:
@@ -176,3 +183,4 @@ async def test_nodes_cut_off_from_each_other_agree_again_afterwards(db: str) -> 
             await b.until(*both)
             listed = await a.ask("list")
             assert (sorted(listed), listed) == (sorted(both), await b.ask("list"))
+    note(splits=times(1, 10), agreed_again_on=len(both))

@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -67,6 +68,12 @@ class PgBouncer:
             admin.execute("reload")
 
 
+def _listens(path: Path) -> bool:
+    """Tell whether somebody accepts connections: the file is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as one:
+        return one.connect_ex(str(path)) == 0
+
+
 @contextmanager
 def pgbouncer(dsn: str, mode: str = "transaction", size: int = 10) -> Iterator[PgBouncer]:
     """Run one in front of the server of *dsn*.
@@ -90,7 +97,7 @@ def pgbouncer(dsn: str, mode: str = "transaction", size: int = 10) -> Iterator[P
     quiet: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, **quiet)
     try:
-        while not (directory / ".s.PGSQL.6432").exists():
+        while not _listens(directory / ".s.PGSQL.6432"):
             assert process.poll() is None, (directory / "log").read_text()
             time.sleep(0.005)
         yield PgBouncer(directory, process)

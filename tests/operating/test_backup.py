@@ -159,7 +159,7 @@ async def failing(store: EventStore) -> None:
     running = asyncio.create_task(store.run(handle_sigterm=False))
     try:
         await store.started()
-        while len(store._pools.halted) < 2:
+        while any(one.halted is None for one in (await store.subscriptions.get("h")).partitions):
             await asyncio.sleep(0.01)
         await store.subscriptions.wait_for("h", 25, timeout=0.1)
     finally:

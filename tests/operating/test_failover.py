@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+import logging
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
+from typing import Literal
 
 import asyncpg
 import pytest
@@ -162,13 +166,126 @@ async def test_events_that_an_asynchronous_standby_lost_hide_none_that_come_afte
             await anext(live)
 
 
-async def test_a_standby_serves_streams_and_refuses_the_feed_and_appends_by_name(servers: Pair) -> None:
-    async with EventStore(servers.dsn, settings=SETTINGS) as store:
+async def heard(store: EventStore, after: int | Literal["current"]) -> Event:
+    async with store.listen(after=after) as live:
+        return await anext(live)
+
+
+async def told(store: EventStore) -> None:
+    async with store.pubsub.subscription("events"):
+        pass
+
+
+async def run(store: EventStore) -> None:
+    async with store.running():
+        pass
+
+
+async def append_in(store: EventStore) -> None:
+    connection = await asyncpg.connect(store._dsn)
+    try:
+        async with connection.transaction():
+            await store.append("s", [NewEvent("T")], connection=connection)
+    finally:
+        await connection.close()
+
+
+REFUSED: dict[str, Callable[[EventStore], Awaitable[object]]] = {
+    "head": EventStore.head,
+    "read_all": stored,
+    "wait_for": lambda store: store.wait_for(2),
+    "listen to history": lambda store: heard(store, 0),
+    "listen": lambda store: heard(store, "current"),
+    "event topics": told,
+    "append": lambda store: append(store, 1),
+    "append in a transaction": append_in,
+    "subscribe": lambda store: store.subscribe("new", All()),
+    "run": EventStore.run,
+    "running": run,
+}
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["pubsub never used", "pubsub used"])
+async def test_a_standby_serves_streams_and_refuses_the_feed_and_writes_by_name(servers: Pair, used: bool) -> None:
+    async with EventStore(servers.dsn, settings=replace(SETTINGS, listen=used)) as store:
         await store.append("s", [NewEvent("T", 1), NewEvent("T", 2)])
         await asyncio.to_thread(servers.part)
-    async with EventStore(servers.standby.dsn, settings=replace(SETTINGS, append_timeout=0.2)) as standby:
+    async with EventStore(servers.standby.dsn) as standby:
         assert [event.data async for event in standby.read("s")] == [1, 2]
         assert (await standby.stream_info("s")).version == 2  # type: ignore[union-attr]
-        for refused in (standby.head(), stored(standby), standby.wait_for(2, timeout=5), append(standby, 1)):
-            with pytest.raises(DatabaseUnavailable, match=r"standby|read-only|recovery"):
-                await refused
+        for ask in REFUSED.values():
+            with pytest.raises(DatabaseUnavailable, match=r"standby.*target_session_attrs=read-write"):
+                await asyncio.wait_for(ask(standby), 20)
+
+
+def test_commands_on_a_standby_end_with_the_cure(servers: Pair) -> None:
+    for command in (["tail", "--after", "0"], ["work"], ["append", "s", "--type", "T"]):
+        arguments = [sys.executable, "-m", "eventstore.cli", "--dsn", servers.standby.dsn, *command]
+        ended = subprocess.run(arguments, capture_output=True, text=True, input="", timeout=30, check=False)
+        assert ended.returncode == 3
+        *_, last = ended.stderr.splitlines()
+        assert last.startswith("DatabaseUnavailable: ")
+        assert "target_session_attrs=read-write" in last
+
+
+@contextmanager
+def logged(*parts: str) -> Iterator[asyncio.Event]:
+    """An event that is set when something is logged that has all *parts*."""
+    seen = asyncio.Event()
+
+    def look(record: logging.LogRecord) -> None:
+        if all(part in record.getMessage() for part in parts):
+            seen.set()
+
+    handler = logging.Handler()
+    handler.emit = look  # type: ignore[method-assign]
+    logging.getLogger("eventstore").addHandler(handler)
+    try:
+        yield seen
+    finally:
+        logging.getLogger("eventstore").removeHandler(handler)
+
+
+@pytest.mark.parametrize("lost", [0, 100], ids=["that has all", "that lost some"])
+async def test_what_ran_waits_while_it_is_led_to_a_standby_and_goes_on_when_that_is_promoted(
+    servers: Pair, lost: int
+) -> None:
+    dsn = servers.dsn.partition("&target_session_attrs")[0]
+    async with EventStore(dsn, settings=SETTINGS) as store, running(store) as handled, store.listen(after=0) as live:
+        await append(store, 40)
+        await asyncio.to_thread(servers.part)
+        await append(store, lost)
+        await handled.all_of(await store.head())
+        for _ in range(40 + lost):
+            await anext(live)
+        with logged("listening", "standby") as listener, logged("lease", "read-only") as lease:
+            following = asyncio.create_task(anext(live))
+            servers.primary.kill()
+            await asyncio.gather(listener.wait(), lease.wait())
+        await asyncio.to_thread(servers.standby.promote)
+        # One by one, on the connections that led to the standby, and survive its promotion.
+        new = [id for _ in range(50) for id in await append(store, 1)]
+        await handled.all_of(await store.head())
+        assert set(new) <= set(handled.ids)
+        assert {str(row[0]) for row in servers.standby.execute("select id from seen")} == set(await stored(store))
+        if lost:
+            with pytest.raises(CheckpointAheadOfLog, match="a standby promoted that had not got all"):
+                await following
+        else:
+            assert str((await following).id) in new
+
+
+async def test_the_promotion_of_a_standby_is_noticed_on_a_connection_that_survives_it(servers: Pair) -> None:
+    dsn = servers.dsn.partition("&target_session_attrs")[0]
+    async with EventStore(dsn, settings=replace(SETTINGS, connections=1, listen=False)) as store:
+        await append(store, 1)
+        await asyncio.to_thread(servers.part)
+        servers.primary.kill()
+        refused = ""
+        while "standby" not in refused:
+            with pytest.raises(DatabaseUnavailable) as raised:
+                await store.head()
+            refused = str(raised.value)
+        await asyncio.to_thread(servers.standby.promote)
+        await store.head()
+        assert store._feed.put_back == 1
