@@ -412,13 +412,14 @@ class Pools:
         emitters = [one for one in emitters if self._emitters.get(one.handle) is one and not one.closed]
         if node is None or not emitters:
             return
+        back = set[tuple[int, int]]()
         try:
             # As in `Settling.store`: positions are taken on the connection that stores them.
             async with self._control.acquire() as connection:
                 emitters = [one for one in emitters if not one.closed]  # some may be lost by now
                 positions = [(one.claim, one.settleable()) for one in emitters]
                 self._leaving.update(emitters)
-                await self.ledger.release(node, positions, on=connection)
+                back = await self.ledger.release(node, positions, on=connection)
         except EventStoreError as error:
             log.warning("releasing failed: %s; it is claimed and released again", error)
         except Exception:
@@ -426,7 +427,9 @@ class Pools:
         finally:
             self._leaving.difference_update(emitters)
         for emitter in emitters:
-            self._given_back(emitter)
+            if emitter.claim.key in back:
+                self._given_back(emitter)
+        self._lose(emitters)  # of the others nobody knows how far they are settled
         self.lease.look()
         self.lease.news.set()
 

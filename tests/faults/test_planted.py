@@ -36,12 +36,24 @@ $$;
 """Whoever says how far he is, is believed."""
 
 FORGETFUL = """
-create function public.forget() returns trigger language plpgsql as $$ begin return null; end $$;
-create trigger forget before update on folded for each row when (new.count % 7 = 0) execute function public.forget();
+create table public.forgotten (stream text);
+create function public.forget() returns trigger language plpgsql as $$
+begin
+    insert into public.forgotten values (new.stream);
+    return null;
+end $$;
+create trigger forget before update on folded for each row when (new.count % 3 = 0) execute function public.forget();
 """
 """A projection loses an update now and then, and its checkpoint moves all the same."""
 
-TWICE = "select exists (select from eventstore.events group by stream, version having count(*) > 1)"
+STORED_TWICE = "select exists (select from eventstore.events group by id having count(*) > 1)"
+NUMBERED_TWICE = "select exists (select from eventstore.events group by stream, version having count(*) > 1)"
+
+FELL_AND_FORGOT = """
+select exists (select from public.moves m join public.moves n using (subscription_id, partition)
+                where n.id > m.id and n.position < m.position)
+   and exists (select from public.forgotten)
+"""
 
 
 async def plant(own: Server, script: str) -> None:
@@ -72,11 +84,9 @@ async def test_appends_that_look_for_no_ids_are_stored_twice_when_their_reply_is
     await plant(own, "alter table eventstore.events drop constraint events_id_key")
     await edit_append(own, "exists (select from events e where e.id = any (p_ids))", "false")
     async with working(own, tmp_path, WRITERS) as field:
-        proxy = field.proxies["writer"]
-        proxy.lose_replies = 5
-        while proxy.lost < 5:
-            await asyncio.sleep(0.05)
-        await field.goes_on()
+        while not await field.ask(STORED_TWICE):  # what a lost reply repeats may be refused for its expected version
+            field.proxies["writer"].lose_replies = 1
+            await asyncio.sleep(0.2)
         assert "duplicate" in await found(field), f"HUNT_SEED={SEED}"
 
 
@@ -84,7 +94,7 @@ async def test_streams_that_nobody_locks_get_the_same_versions_twice(own: Server
     await plant(own, "alter table eventstore.events drop constraint events_stream_version_key")
     await edit_append(own, "where s.name = p_streams[v_no] for update", "where s.name = p_streams[v_no]")
     async with working(own, tmp_path, WRITERS) as field:
-        while not await field.ask(TWICE):
+        while not await field.ask(NUMBERED_TWICE):
             await asyncio.sleep(0.2)
         assert {"inverted_order", "position_conflict"} <= await found(field), f"HUNT_SEED={SEED}"
 
@@ -128,9 +138,8 @@ async def test_an_owner_of_before_who_is_believed_and_a_projection_that_forgets_
     await plant(own, UNFENCED)
     async with working(own, tmp_path, DELIVERING) as field:
         await plant(own, FORGETFUL)
-        for _ in range(2):
+        while not await field.ask(FELL_AND_FORGOT):  # what is late hits both nodes at times, and then nobody takes over
             async with during(field, Delay("node", "control")):
                 await asyncio.sleep(2 * DELIVERING.lease_ttl)
             await field.goes_on()
-        assert {"misfolded"} < (names := await found(field)), f"HUNT_SEED={SEED}"
-        assert names & {"checkpoint_fell", "stale_write"}, f"HUNT_SEED={SEED}"
+        assert {"misfolded", "checkpoint_fell"} <= await found(field), f"HUNT_SEED={SEED}"

@@ -21,6 +21,8 @@ class Deliveries:
     Attributes:
         window: most events of a partition that a crash may have delivered again.
         crashed: terms that ended without a word.
+        again: first attempts at what had been attempted before, and had not failed: a failure is forgotten, and its
+            event tried anew, where its partition moves before the next attempt.
     """
 
     def __init__(self, entries: Iterable[Entry], subscriptions: Iterable[str], window: int) -> None:
@@ -31,6 +33,8 @@ class Deliveries:
         self.moves: defaultdict[tuple[str, int], list[Entry]] = defaultdict(list)
         self.crashed: dict[Term, str] = {}
         self.halted: set[str] = set()
+        self.again: defaultdict[str, list[Entry]] = defaultdict(list)
+        self._latest: dict[tuple[str, int], str] = {}
         for entry in sorted(entries, key=lambda one: one.at):
             self._sort(entry)
         self.stored.sort(key=lambda one: one.position)
@@ -41,8 +45,18 @@ class Deliveries:
                 self.stored.append(entry)
             case "begin":
                 self.begun[entry.subscription].append(entry)
-            case "handled" | "parked":
+                if entry.attempt == 1 and self._latest.get(key(entry), "failed") != "failed":
+                    self.again[entry.subscription].append(entry)
+                self._latest[key(entry)] = "begin"
+            case "failed":
+                self._latest[key(entry)] = "failed"
+            case "handled":
                 self.ended[entry.subscription].append(entry)
+                self._latest[key(entry)] = "handled"
+            case "parked":
+                self.ended[entry.subscription].append(entry)
+                if key(entry) in self._latest:  # and not what was parked without an attempt, behind another
+                    self._latest[key(entry)] = "parked"
             case "moved":
                 self.moves[entry.subscription, entry.partition].append(entry)
             case "claimed":
@@ -64,6 +78,10 @@ def term(entry: Entry) -> Term:
     return entry.subscription, entry.partition, entry.epoch
 
 
+def key(entry: Entry) -> tuple[str, int]:
+    return entry.subscription, entry.position
+
+
 def unseen(deliveries: Deliveries) -> Iterator[str]:
     """A stored event that a subscription never saw handled, or parked."""
     for name in deliveries.subscriptions:
@@ -73,12 +91,10 @@ def unseen(deliveries: Deliveries) -> Iterator[str]:
 
 def repeated(deliveries: Deliveries) -> Iterator[str]:
     """More first deliveries of the same events than crashes explain: a window for each term that ended so."""
-    for name, begun in deliveries.begun.items():
-        times = Counter(one.position for one in begun if one.attempt == 1)
-        repeats = times.total() - len(times)
+    for name, again in deliveries.again.items():
         crashes = sum(crashed[0] == name for crashed in deliveries.crashed)
-        if repeats > crashes * deliveries.window:
-            yield f"{name} delivered {repeats} events again after {crashes} crashes, {times.most_common(1)}"
+        if len(again) > crashes * deliveries.window:
+            yield f"{name} delivered {len(again)} events again after {crashes} crashes: {again[:3]}"
 
 
 def inverted_order(deliveries: Deliveries) -> Iterator[str]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import sleep
@@ -81,6 +82,20 @@ class Noted:
             attempt=delivery.attempt, bucket=event.bucket,
         )  # fmt: skip
 
+    @contextmanager
+    def handling(self, events: list[Event], delivery: Delivery) -> Iterator[None]:
+        """Note that a handler begins with *events*, and how it ends."""
+        for event in events:
+            self.event("begin", event, delivery)
+        try:
+            yield
+        except BaseException:
+            for event in events:
+                self.event("failed", event, delivery)
+            raise
+        for event in events:
+            self.event("handled", event, delivery)
+
     def watch(self, store: EventStore) -> None:
         """Note what becomes of partitions."""
         moments = store._pools.moments
@@ -115,11 +130,10 @@ def singly(name: str, store: EventStore, plan: Plan, noted: Noted, failing: Iter
 
     @store.handler(name, All(), pool_size=plan.pool_size, policy=policy)
     async def handle(event: Event, delivery: Delivery) -> None:
-        noted.event("begin", event, delivery)
-        await asyncio.sleep(plan.pause)
-        if event.stream in refused and not mended.exists():
-            raise ValueError(f"no {event.stream}")
-        noted.event("handled", event, delivery)
+        with noted.handling([event], delivery):
+            await asyncio.sleep(plan.pause)
+            if event.stream in refused and not mended.exists():
+                raise ValueError(f"no {event.stream}")
 
 
 def batch(store: EventStore, plan: Plan, noted: Noted) -> None:
@@ -127,12 +141,9 @@ def batch(store: EventStore, plan: Plan, noted: Noted) -> None:
 
     @store.handler("batch", All(), pool_size=plan.pool_size, batch_size=20)
     async def handle(events: list[Event], delivery: Delivery) -> None:
-        for event in events:
-            noted.event("begin", event, delivery)
-        print("batch", flush=True)
-        await asyncio.sleep(plan.pause)
-        for event in events:
-            noted.event("handled", event, delivery)
+        with noted.handling(events, delivery):
+            print("batch", flush=True)
+            await asyncio.sleep(plan.pause)
 
 
 def hasty(store: EventStore, plan: Plan, noted: Noted) -> None:

@@ -143,6 +143,15 @@ def test_an_event_that_is_tried_again_is_no_anomaly() -> None:
     assert check_deliveries([*SOUND, again], ["s"], window=2) == {}
 
 
+def test_a_first_attempt_may_be_made_again_elsewhere_if_it_failed_and_only_then() -> None:
+    moved = [*without(*DELIVERIES[5:], STATES[3], END), Entry("released", "a", subscription="s", epoch=1, at=35)]
+    moved += [replace(CLAIM, process="b", epoch=2, at=36), replace(STATES[3], epoch=2, at=90)]
+    moved += [*by("b", 2, DELIVERIES[4:], 40), replace(END, process="b"), END]
+    assert check_deliveries([*moved, delivered("failed", WRITES[2], 31)], ["s"], window=2) == {}
+    for kind in ("begin", "handled", "parked"):
+        assert "repeated" in check_deliveries([*moved, delivered(kind, WRITES[2], 32, attempt=2)], ["s"], window=2)
+
+
 def test_a_crash_may_repeat_a_window_and_no_more() -> None:
     crashed = [*without(END), replace(CLAIM, process="b", epoch=2, at=49), *by("b", 2, DELIVERIES[2:], 40)]
     crashed.append(replace(END, process="b"))
