@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.faults.rows import Row
 
-__all__ = ["Result", "commit", "keep", "kept", "run_row"]
+__all__ = ["Result", "code", "keep", "kept", "run_row"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +31,7 @@ class Result:
 
     Attributes:
         date: of its start, in UTC.
-        commit: what was tested; a plus says that it was changed.
+        code: the library that was tested, by git's hash of it, which no other history changes; a plus: it was edited.
         command: repeats it.
         passed: how many tests.
         failed: each test that failed, with the reason.
@@ -41,7 +41,7 @@ class Result:
 
     row: int
     date: str
-    commit: str
+    code: str
     seed: int
     command: str
     seconds: float
@@ -56,14 +56,14 @@ class Result:
         return self.passed > 0 and not self.failed and not self.skipped
 
 
-def commit() -> str:
-    """What is checked out."""
+def code() -> str:
+    """The library as it is checked out."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":!docs/reliability.*")
-    return git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "eventstore")
+    return git("rev-parse", "--short=10", "HEAD:eventstore") + ("+" if changed else "")
 
 
 def run_row(row: Row, seed: int, logs: Path) -> Result:
@@ -80,7 +80,7 @@ def run_row(row: Row, seed: int, logs: Path) -> Result:
         if ended != "0" and not failed:
             failed = [f"the process ended with {ended}"]
         return Result(
-            row.number, started.isoformat(timespec="minutes"), commit(), seed,
+            row.number, started.isoformat(timespec="minutes"), code(), seed,
             f"python -m tests.faults rows --only {row.number} --seed {seed}", round(time.monotonic() - began, 1),
             passed, failed, skipped, list(told(figures)),
         )  # fmt: skip

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.faults.running import Result, commit
+from tests.faults.running import Result, code
 
 if TYPE_CHECKING:
     from tests.faults.soak import Result as Soaked
@@ -32,7 +32,7 @@ def result_of(found: Soaked, started: str, command: str) -> Result:
     """What came out of a soak: an anomaly, or a resource that grew, is a failure."""
     failed = [*anomalies(found), *grown(found)]
     return Result(
-        SOAK, started, commit(), found.seed, command, found.seconds, int(not failed), failed, [], [figures(found)]
+        SOAK, started, code(), found.seed, command, found.seconds, int(not failed), failed, [], [figures(found)]
     )
 
 
