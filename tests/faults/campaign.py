@@ -134,7 +134,7 @@ class Campaign:
     # -- the server, directly
 
     async def connect(self, database: str = "postgres") -> asyncpg.Connection:
-        return await asyncpg.connect(self.server.dsn, database=database, timeout=10, command_timeout=30)
+        return await asyncpg.connect(self.server.dsn, database=database, timeout=30, command_timeout=60)
 
     async def ask(self, query: str, *arguments: object) -> Any:
         """One value, over a connection of its own."""
@@ -204,14 +204,20 @@ class Campaign:
         for worker in self.living():
             worker.thaw()
         await self._give_up_prepared()
-        self.stuck += filter(None, await asyncio.gather(*(one.ends(30) for one in self.living("writer"))))
+        self.stuck += filter(None, await asyncio.gather(*(one.ends(60) for one in self.living("writer"))))
         self._mended.touch()
         await self._drain(within)
-        self._end.write_text(str(await self.last_position()))
+        await self._tell_readers_the_end()
         readers = (one.ends(within, asked=False) for one in self.living("reader"))
         self.stuck += filter(None, await asyncio.gather(*readers))
         self.stuck += filter(None, await asyncio.gather(*(one.ends(60) for one in self.living("node"))))
         self.look_for_the_dead()
+
+    async def _tell_readers_the_end(self) -> None:
+        """At once: who finds the file finds the position in it."""
+        written = self._end.with_suffix(".new")
+        written.write_text(str(await self.last_position()))
+        written.replace(self._end)
 
     async def _give_up_prepared(self) -> None:
         for row in await self.rows("select gid from pg_prepared_xacts where gid like 'faults-%'"):
@@ -226,14 +232,14 @@ class Campaign:
             if time.monotonic() > deadline:
                 self.stuck.append(f"in the end, after {within:g} s, up to {position}: {behind}")
                 return
-            await self._replay()
+            with suppress(*LOST, DatabaseUnavailable, TimeoutError):
+                await self._replay()
             await asyncio.sleep(0.2)
             parked = [tuple(row) for row in await self.rows("select subscription_id, count(*) from eventstore.parked"
                                                             " group by 1")]  # fmt: skip
 
     def journals(self) -> Iterator[Entry]:
-        """Everything that the processes noted."""
-        self._journal.close()
+        """Everything that the processes noted until now."""
         for path in sorted(self.directory.glob("*.jsonl")):
             yield from entries(path)
 
@@ -290,6 +296,7 @@ async def campaign(server: Server, directory: Path, seed: int, scale: Scale | No
             yield made
         finally:
             await asyncio.gather(*(worker.kill() for worker in made.workers))
+            made._journal.close()
 
 
 async def _set_up(server: Server) -> None:

@@ -22,7 +22,7 @@ SMALL = Scale(nodes=2, writers=2, readers=1, rate=30, lease_ttl=1.5)
 async def working(server: Server, directory: Path, scale: Scale = SMALL) -> AsyncIterator[Campaign]:
     """A campaign in which everybody works; the seed is printed."""
     print(f"HUNT_SEED={SEED}")
-    async with asyncio.timeout(150), campaign(server, directory, SEED, scale) as field:
+    async with asyncio.timeout(600), campaign(server, directory, SEED, scale) as field:
         await field.start_all()
         await field.goes_on()
         yield field
