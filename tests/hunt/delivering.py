@@ -91,7 +91,7 @@ class Node:
             assert line, f"{self.name} ended"
         self._ready = True
 
-    async def ends(self, within: float = 30.0) -> int:
+    async def ends(self, within: float = 60.0) -> int:
         """Ask it to stop, which it hears from its first word on; return its exit code."""
         self._may_end = True
         if not self._ready:
@@ -251,7 +251,7 @@ async def is_done(task: asyncio.Future[None]) -> bool:
 
 @asynccontextmanager
 async def hunting(
-    dsn: str, directory: Path, plan: Plan, seconds: tuple[float, float] = (60, 400)
+    dsn: str, directory: Path, plan: Plan, seconds: tuple[float, float] = (400, 400)
 ) -> AsyncIterator[Hunt]:
     """Make the hunt of one test, on an empty log; nobody outlives it."""
     async with EventStore(dsn, settings=QUICK, node_name="test") as store, asyncio.timeout(times(*seconds)):

@@ -23,9 +23,9 @@ class Entry:
             beginning that it looks for; what it is to have seen then ends at the position of its ``end``. Of those who
             deliver: ``claimed``, ``released`` and ``lost`` of a partition, ``begin`` when a handler is called,
             ``handled`` when it is through, ``failed`` when it raised or was cancelled, ``parked`` when the event was
-            set aside. Of those who watch them: ``stop`` when a process was halted by a signal, ``moved`` for each state
-            of a stored checkpoint. What is there in the end: ``stored`` for each event of the log, ``folded`` for each
-            row of a projection.
+            set aside. Of those who watch them: ``stop`` when a process was halted, by a signal or by a busy machine,
+            ``moved`` for each state of a stored checkpoint. What is there in the end: ``stored`` for each event of the
+            log, ``folded`` for each row of a projection.
         process: who.
         outcome: ``invoke`` (about to be sent), ``ok`` (acknowledged), ``fail`` (rolled back or refused), ``unknown``
             (the reply was lost). A writer that is killed leaves its last word at ``invoke``, which is unknown as well.

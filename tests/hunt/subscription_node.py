@@ -61,7 +61,7 @@ class Plan:
             poll_interval=0.5,
             claim_interval=0.1,
             settle_interval=self.settle,
-            drain_grace=10.0,
+            drain_grace=60.0,
             listen_dsn=self.listen_dsn,
         )
 
@@ -240,6 +240,16 @@ def register(store: EventStore, plan: Plan, noted: Noted, names: Iterable[str]) 
         HANDLERS[name](store, plan, noted)
 
 
+async def note_halts(noted: Noted, most: float) -> None:
+    """Note whenever this process did nothing for *most* seconds: a busy machine halts it as a signal does."""
+    loop = asyncio.get_running_loop()
+    while True:
+        began = loop.time()
+        await asyncio.sleep(most / 4)
+        if loop.time() - began > most:
+            noted.note("stop")
+
+
 async def main(dsn: str, path: str, name: str, plan: Plan) -> None:
     set_clock(plan.clock)
     mend_datetimes()
@@ -247,7 +257,9 @@ async def main(dsn: str, path: str, name: str, plan: Plan) -> None:
     async with EventStore(dsn, settings=plan.settings, node_name=name) as store:
         noted.watch(store)
         register(store, plan, noted, plan.run)
+        halts = asyncio.create_task(note_halts(noted, plan.lease_ttl / 2))
         await store.run()
+        halts.cancel()
     noted.note("end")
 
 
