@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import asyncpg
@@ -61,14 +61,14 @@ async def waiting_for_locks(observer: asyncpg.Connection, count: int = 1) -> Non
         "select count(*) >= $1 from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
         " and query like '%append_events_v1%' and clock_timestamp() - query_start > '80 ms'"
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not await observer.fetchval(query, count):
             await asyncio.sleep(0.005)
 
 
 async def until(condition: Any) -> None:
     """Return when *condition()* holds."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not condition():
             await asyncio.sleep(0.001)
 
@@ -137,12 +137,23 @@ async def unsound(sql: asyncpg.Connection) -> list[str]:
     return [str(dict(row)) for row in (*inverted, *miscounted, *untagged)]
 
 
-async def left_behind(store: EventStore, sql: asyncpg.Connection, within: float = 10) -> list[str]:
-    """What appends have left behind although none is under way: locks, transactions, connections that are gone."""
-    locks = "select * from pg_locks where locktype = 'advisory' and database = $1"
-    database = await sql.fetchval("select oid from pg_database where datname = current_database()")
+async def held(sql: asyncpg.Connection) -> list[str]:
+    """Locks and transactions of anybody."""
+    locks = (
+        "select l.* from pg_locks l join pg_database d on d.oid = l.database"
+        " where l.locktype = 'advisory' and d.datname = current_database()"
+    )
     idle = "select query from pg_stat_activity where datname = current_database() and state like 'idle in %'"
-    found = [str(dict(row)) for row in (*await sql.fetch(locks, database), *await sql.fetch(idle))]
+    return [str(dict(row)) for row in (*await sql.fetch(locks), *await sql.fetch(idle))]
+
+
+async def left_behind(store: EventStore, sql: asyncpg.Connection, within: float = 30) -> list[str]:
+    """What appends leave behind for good although none is under way: locks, transactions, lost connections."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within):
+            while await held(sql):  # a session that was cut ends a moment later
+                await asyncio.sleep(0.01)
+    found = await held(sql)
     try:
         async with AsyncExitStack() as stack, asyncio.timeout(within):
             for _ in range(store.settings.connections):

@@ -238,9 +238,8 @@ async def test_appends_that_lock_their_streams_in_any_order_are_caught(db: str, 
     await edit(sql, "append_events_v1", 'order by s.name collate "C"', "order by s.no")
     outcomes = Counter[str]()
     async with asyncio.timeout(300):
-        while outcomes.keys() <= {"ok"}:
+        while outcomes.keys() <= {"ok"} or not await deadlocks(sql):  # which a session counts when it ends, or later
             outcomes += await append_in_every_form(db, 20)
-    assert await deadlocks(sql) > 0, f"HUNT_SEED={SEED}"
 
 
 def some_tagged(rng: random.Random) -> list[NewEvent]:
@@ -370,7 +369,7 @@ class Chaos:
     async def settle(self) -> None:
         """Wait for all of a round's calls."""
         for task, again, events, when in self.waiting:
-            await asyncio.wait([task], timeout=30)
+            await asyncio.wait([task], timeout=120)
             assert task.done(), "a caller was lost"
             if task.cancelled():
                 assert when is not None
@@ -412,8 +411,8 @@ async def test_a_connection_that_a_cancelled_call_keeps_is_caught(
     async with connection(db) as own:
         await own.execute("begin")
         await store.append("s", some(), connection=own)
-        assert len(await left_behind(store, sql)) > 0
-        await own.execute("rollback")  # a session that is cut ends a moment later
+        assert len(await left_behind(store, sql, within=0.1)) > 0
+        await own.execute("rollback")
     with monkeypatch.context() as planted:
         planted.setattr(Database, "_release", keep)
         reading = asyncio.create_task(anext(aiter(store.read_all())))
@@ -492,7 +491,7 @@ async def test_waiting_for_ones_own_write_ends_when_the_append_that_holds_the_ho
         mine = await store.append("mine", some())
         with pytest.raises(TimeoutError):
             await store.wait_for(mine.position, timeout=0.05)
-        waiting = [asyncio.create_task(store.wait_for(mine.position, timeout=20)) for _ in range(5)]
+        waiting = [asyncio.create_task(store.wait_for(mine.position, timeout=60)) for _ in range(5)]
         assert await store.head() == 0
         assert not any(task.done() for task in waiting)
         await slow.execute(end)

@@ -52,7 +52,7 @@ async def all_are_owned_without(hunt: Hunt, node: Node) -> bool:
 
 async def test_nodes_with_wrong_clocks_neither_rob_nor_wait_longer_than_a_lease(db: str, tmp_path: Path) -> None:
     rng, kills, took = random.Random(SEED), times(1, 30), list[float]()
-    async with hunting(db, tmp_path, Plan(lease_ttl=TTL, pause=0.002), (60, 1_200)) as hunt:
+    async with hunting(db, tmp_path, Plan(lease_ttl=TTL, pause=0.002), (400, 1_200)) as hunt:
         await hunt.sql.execute(ROBBED)
         nodes = {clock: await start(hunt, clock) for clock in times(["ahead", "backwards"], list(CLOCKS))}
         async with hunt.loaded(40, at_once=10, pause=0.02):

@@ -18,7 +18,7 @@ from tests.cli.conftest import plain as plain
 from tests.faults.figures import note
 from tests.hunt.checker import check
 from tests.hunt.journal import Entry
-from tests.hunt.racing import connection, some, times
+from tests.hunt.racing import connection, some, times, until
 
 pytestmark = pytest.mark.hunt
 
@@ -121,22 +121,23 @@ async def test_who_holds_a_transaction_open_is_named_and_makes_nobody_miss_anyth
 
     written: list[Entry] = []
     enough = asyncio.Event()
-    async with reading(store) as read:
-        async with asyncio.TaskGroup() as group:
-            for n in range(4):
-                group.create_task(write(store, written, f"s{n}", enough))
-            async with holder(store, db) as told:
-                took = await named(doctor, told)
-                await asyncio.sleep(HELD)
-                unread = len(written) - len(read.entries)
-                if holder is elsewhere:
-                    await read.everything(list(written))
-                else:
-                    assert unread > 0
-            released, due = time.monotonic(), list(written)
-            await read.everything(due)
-            drained = time.monotonic() - released
-            enough.set()
+    async with reading(store) as read, asyncio.TaskGroup() as group:
+        writers = [group.create_task(write(store, written, f"s{n}", enough)) for n in range(4)]
+        async with holder(store, db) as told:
+            before = len(written)
+            took = await named(doctor, told)
+            await asyncio.sleep(HELD)
+            await until(lambda: len(written) > before + len(writers))  # one at least began meanwhile
+            unread = len(written) - len(read.entries)
+            if holder is elsewhere:
+                await read.everything(list(written))
+            else:
+                assert unread > 0
+        released, due = time.monotonic(), list(written)
+        await read.everything(due)
+        drained = time.monotonic() - released
+        enough.set()
+        await asyncio.wait(writers)
         await read.everything(written)
     assert check([*written, *read.entries]) == {}
     assert took <= times(30, 5)

@@ -10,8 +10,9 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,11 +64,16 @@ LOST = (
 """What a caller gets on a connection of its own that was ended."""
 
 
-async def write(store: EventStore, dsn: str, name: str, journal: Journal, rng: random.Random) -> None:
-    """Append, half of the time in a transaction of its own that pauses before it commits or rolls back."""
-    connection = await own_session(dsn)
+async def write(
+    store: EventStore, dsn: str, name: str, journal: Journal, rng: random.Random, ending: asyncio.Task[int]
+) -> None:
+    """Append, half of the time in a transaction of its own that pauses before it commits or rolls back.
+
+    It goes on for as long as there are sessions to end.
+    """
+    connection, appends = await own_session(dsn), count(1)
     try:
-        for _ in range(PLAN.appends):
+        while next(appends) <= PLAN.appends or not ending.done():
             number = rng.randrange(20)
             event = NewEvent(type="T", data={"writer": name}, tags=["even"] if number % 2 == 0 else [])
             if rng.random() < 0.5:
@@ -122,10 +128,9 @@ async def end_sessions(dsn: str) -> int:
     """End sessions of writers, in their transactions and in the middle of appends of the store; return how many."""
     ended = 0
     connection = await asyncpg.connect(dsn)
-    with suppress(asyncio.CancelledError):
-        while ended < PLAN.ended:
-            ended += await connection.fetchval(END_ONE) is not None
-            await asyncio.sleep(0.1 if FULL else 0.01)
+    while ended < PLAN.ended:
+        ended += await connection.fetchval(END_ONE) is not None
+        await asyncio.sleep(0.1 if FULL else 0.01)
     await connection.close()
     return ended
 
@@ -196,7 +201,7 @@ async def until(
         if nothing_before and last >= nothing_before:
             upcoming.cancel()
             return
-        event = await asyncio.wait_for(upcoming, 60)
+        event = await asyncio.wait_for(upcoming, 300)
         last = event.position
         yield event
 
@@ -264,13 +269,14 @@ async def hunt(dsn: str, path: Path, readers: Mapping[str, tuple[Reader, Wants]]
     async with EventStore(dsn, settings=QUICK) as store, asyncio.TaskGroup() as group:
         for name, (reader, _) in readers.items():
             group.create_task(reader(dsn, name, journal, written))
+        ending = asyncio.create_task(end_sessions(dsn))
         async with asyncio.TaskGroup() as writers:
             for n in range(PLAN.writers):
-                writers.create_task(write(store, dsn, f"writer {n}", journal, random.Random(rng.random())))
-            ending = asyncio.create_task(end_sessions(dsn))
-        ending.cancel()
+                writers.create_task(write(store, dsn, f"writer {n}", journal, random.Random(rng.random()), ending))
         ended = await ending
         unknown = await settle_unknown(journal, sql, path)
+        # A session that was ended holds up readers a moment longer.
+        await store.wait_for(await sql.fetchval("select max(position) from eventstore.events"), timeout=300)
         written.set()
     journal.close()
     await sql.close()
@@ -291,8 +297,8 @@ def seen_by(reader: str, wants: Wants, history: list[Entry]) -> dict[str, list[s
 async def test_no_reader_misses_an_event_or_sees_a_ghost(db: str, tmp_path: Path) -> None:
     found = await hunt(db, tmp_path / "journal.jsonl", READERS)
     assert found.anomalies == {}, f"HUNT_SEED={SEED}"
-    appends = PLAN.writers * PLAN.appends
-    assert found.outcomes("ok") + found.outcomes("fail") == appends
+    appends = len({entry.id for entry in found.history if entry.kind == "append"})
+    assert found.outcomes("ok") + found.outcomes("fail") == appends >= PLAN.writers * PLAN.appends
     assert 0.03 < found.outcomes("fail") / appends < 0.25
     assert found.ended == PLAN.ended
     note(
@@ -355,6 +361,6 @@ async def kill(dsn: str, store: EventStore) -> int:
                 "select pg_terminate_backend(pid) from pg_stat_activity"
                 " where datname = current_database() and application_name = 'eventstore listener'"
             )
-        await asyncio.wait_for(listening, 30)
+        await asyncio.wait_for(listening, 120)
     await connection.close()
     return PLAN.kills

@@ -90,7 +90,7 @@ async def test_a_node_cut_off_is_fenced_its_sessions_end_and_it_comes_back(
 ) -> None:
     plan = Plan(run=("plain", "fold"), pool_size=4, lease_ttl=TTL, pause=0.005)
     taken, gone = list[float](), list[float]()
-    async with hunting(server.dsn, tmp_path, plan, (120, 900)) as hunt:
+    async with hunting(server.dsn, tmp_path, plan, (600, 900)) as hunt:
         await hunt.sql.execute(FOLDED)
         far, near = await start_behind(net, hunt, "far"), await hunt.start("near")
         async with hunt.loaded(20, at_once=5, pause=0.05):

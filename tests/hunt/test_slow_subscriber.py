@@ -64,7 +64,7 @@ async def node(dsn: str, slow: str) -> AsyncIterator[Child]:
         yield Child(process)
         assert process.stdin is not None
         process.stdin.close()  # it says goodbye, so that its presences leave at once
-        await asyncio.wait_for(process.wait(), 30)
+        await asyncio.wait_for(process.wait(), 120)
     finally:
         if process.returncode is None:
             process.kill()
@@ -115,11 +115,11 @@ async def test_a_slow_subscriber_beside_many_presences_costs_neither_memory_nor_
         alone = await measured(db, store, "none") if FULL else {"grew": 0.0, "p50": inf, "p99": inf}
         await gone(tracker)
         task = asyncio.create_task(measured(db, store, "slow"))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             while len(tracker.list("room")) < CLIENTS:
                 await asyncio.sleep(0.01)
         beside = await task
-    assert beside["handled"] < EVENTS / 100
+    assert beside["handled"] < EVENTS / times(2, 100)
     assert beside["grew"] <= GROWTH
     assert beside["p50"] <= 1.5 * alone["p50"] + 0.01
     note(

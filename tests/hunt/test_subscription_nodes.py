@@ -139,7 +139,7 @@ async def write_under(hunt: Hunt, before: list[asyncpg.Record], head: int) -> No
 
 async def test_a_node_that_was_halted_can_write_nothing_and_gets_partitions_again(db: str, tmp_path: Path) -> None:
     plan = Plan(run=("plain", "fold"), pool_size=4, lease_ttl=TTL, pause=0.005)
-    async with hunting(db, tmp_path, plan, (60, 1_200)) as hunt:
+    async with hunting(db, tmp_path, plan, (400, 1_200)) as hunt:
         await hunt.sql.execute(FOLDED)
         await halt_again_and_again(hunt, rounds := times(2, 200), write_as_before)
         assert await hunt.anomalies(*plan.run) == {}
