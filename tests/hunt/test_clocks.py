@@ -84,5 +84,5 @@ async def test_a_partition_taken_before_the_lease_ran_out_is_caught(db: str, tmp
         await hunt.sql.execute(ROBBED)
         node = await start(hunt, "")
         await hunt.until(lambda: each_owns_some(hunt, [node]))
-        await hunt.sql.execute("select eventstore.remove_dead_nodes_v1(clock_timestamp() + '1 hour')")
-        assert await hunt.sql.fetchval("select count(*) from public.robbed") > 0
+        while not await hunt.sql.fetchval("select count(*) from public.robbed"):  # what is locked just then is left out
+            await hunt.sql.execute("select eventstore.remove_dead_nodes_v1(clock_timestamp() + '1 hour')")

@@ -92,7 +92,7 @@ class Cluster:
 
     def until(self, question: str) -> None:
         """Wait until the answer is true."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while True:
             try:
                 if self.execute(question)[0][0]:
@@ -105,7 +105,7 @@ class Cluster:
 
     def promote(self) -> None:
         """Make the standby a primary; returns once it takes writes."""
-        self.execute("select pg_promote(true, 30)")
+        self.execute("select pg_promote(true, 120)")
 
 
 class Pair:

@@ -18,7 +18,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 
-__all__ = ["PgBouncer", "pgbouncer"]
+__all__ = ["POOL", "PgBouncer", "pgbouncer"]
+
+POOL = 10
+"""Connections to a database that one has, unless it is told otherwise."""
 
 CONFIG = """
 [databases]
@@ -75,7 +78,7 @@ def _listens(path: Path) -> bool:
 
 
 @contextmanager
-def pgbouncer(dsn: str, mode: str = "transaction", size: int = 10) -> Iterator[PgBouncer]:
+def pgbouncer(dsn: str, mode: str = "transaction", size: int = POOL) -> Iterator[PgBouncer]:
     """Run one in front of the server of *dsn*.
 
     Raises:

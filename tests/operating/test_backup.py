@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from eventstore.errors import CheckpointAheadOfLog
 from tests.cli.conftest import Run
 from tests.cli.conftest import plain as plain
 from tests.conftest import QUICK, Databases
+
+SETTINGS = replace(QUICK, lease_ttl=60.0)
+"""Nothing is delivered twice because a busy machine let a lease run out."""
 
 
 @pytest.fixture
@@ -61,7 +65,7 @@ async def handle_all(store: EventStore, name: str, upto: int) -> list[Any]:
 
     running = asyncio.create_task(store.run(handle_sigterm=False))
     await store.started()
-    await store.subscriptions.wait_for(name, upto, timeout=30)
+    await store.subscriptions.wait_for(name, upto, timeout=120)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     return got
@@ -75,12 +79,12 @@ async def append(store: EventStore, first: int, count: int) -> int:
 async def test_a_store_that_was_restored_elsewhere_goes_on_where_the_dump_was_taken(
     db: str, elsewhere: str, tmp_path: Path
 ) -> None:
-    async with EventStore(db, settings=QUICK) as store:
+    async with EventStore(db, settings=SETTINGS) as store:
         assert sorted(await handle_all(store, "h", await append(store, 0, 20))) == list(range(20))
         last = await append(store, 20, 5)
         before = [(one.id, one.position, one.version, one.data) async for one in store.read_all()]
     await asyncio.to_thread(restore, await asyncio.to_thread(dump, db, tmp_path / "dump"), elsewhere)
-    async with EventStore(elsewhere, settings=QUICK) as store:
+    async with EventStore(elsewhere, settings=SETTINGS) as store:
         assert await store.head() == last
         assert [(one.id, one.position, one.version, one.data) async for one in store.read_all()] == before
         upto = await append(store, 25, 5)
@@ -92,7 +96,7 @@ async def test_an_empty_store_is_restored_with_its_sequence_not_called_yet(
     db: str, elsewhere: str, tmp_path: Path
 ) -> None:
     await asyncio.to_thread(restore, await asyncio.to_thread(dump, db, tmp_path / "dump"), elsewhere)
-    async with EventStore(elsewhere, settings=QUICK) as store:
+    async with EventStore(elsewhere, settings=SETTINGS) as store:
         assert await store.head() == 0
         assert await append(store, 0, 1) == 1
 
@@ -106,14 +110,14 @@ async def test_a_dump_taken_under_load_holds_a_log_without_holes_and_a_sequence_
         while not enough.is_set():
             await store.append(f"s{writer}", [NewEvent("T", writer)])
 
-    async with EventStore(db, settings=QUICK) as store, asyncio.TaskGroup() as group:
+    async with EventStore(db, settings=SETTINGS) as store, asyncio.TaskGroup() as group:
         for writer in range(4):
             group.create_task(load(store, writer))
         await store.wait_for(50)
         path = await asyncio.to_thread(dump, db, tmp_path / "dump")
         enough.set()
     await asyncio.to_thread(restore, path, elsewhere)
-    async with EventStore(elsewhere, settings=QUICK) as store:
+    async with EventStore(elsewhere, settings=SETTINGS) as store:
         restored = [event async for event in store.read_all()]
         assert await store.head() >= restored[-1].position
         for writer in range(4):
@@ -133,22 +137,22 @@ def log_alone(path: Path, dsn: str) -> None:
 async def test_checkpoints_that_an_older_log_left_ahead_halt_by_name_and_a_rewind_cures_them(
     db: str, tmp_path: Path, plain: Run
 ) -> None:
-    async with EventStore(db, settings=QUICK) as store:
+    async with EventStore(db, settings=SETTINGS) as store:
         await handle_all(store, "h", await append(store, 0, 10))
     path = await asyncio.to_thread(dump, db, tmp_path / "dump")
-    async with EventStore(db, settings=QUICK) as store:
+    async with EventStore(db, settings=SETTINGS) as store:
         await handle_all(store, "h", await append(store, 10, 10))
     await asyncio.to_thread(log_alone, path, db)
     checked = rows_of(await asyncio.to_thread(plain, "--dsn", db, "doctor", "--only", "ahead", "--json"))
     assert (checked[0]["status"], "rewind" in checked[0]["cure"]) == ("fail", True)
-    async with EventStore(db, settings=QUICK) as store:
+    async with EventStore(db, settings=SETTINGS) as store:
         with pytest.raises(TimeoutError, match=r"halted .CheckpointAheadOfLog"):
-            await asyncio.wait_for(failing(store), 30)
+            await asyncio.wait_for(failing(store), 120)
         why = [one.halted or {} for one in (await store.subscriptions.get("h")).partitions]
         assert {(one["error"], "rewind" in one["message"]) for one in why} == {("CheckpointAheadOfLog", True)}
         rewound = await asyncio.to_thread(plain, "--dsn", db, "subscription", "rewind", "h", "--after", "10", "--yes")
         assert rewound.exit_code == 0, rewound.stderr
-    async with EventStore(db, settings=QUICK) as store:
+    async with EventStore(db, settings=SETTINGS) as store:
         assert sorted(await handle_all(store, "h", await append(store, 100, 3))) == [100, 101, 102]
 
 

@@ -20,10 +20,11 @@ from eventstore import All, DatabaseUnavailable, Delivery, Event, EventStore, Ne
 from eventstore.errors import CheckpointAheadOfLog
 from tests.conftest import QUICK
 from tests.faults.figures import note
+from tests.hunt.racing import times
 from tests.operating.clusters import Pair, pair, template
 from tests.operating.pgbouncer import pgbouncer
 
-SETTINGS = replace(QUICK, append_timeout=30.0, connect_timeout=2.0)
+SETTINGS = replace(QUICK, append_timeout=60.0, connect_timeout=10.0)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ class Handled:
 
     async def all_of(self, position: int) -> None:
         for name in ("handled", "seen"):
-            await self.store.subscriptions.wait_for(name, position, timeout=30)
+            await self.store.subscriptions.wait_for(name, position, timeout=120)
 
 
 @asynccontextmanager
@@ -65,7 +66,7 @@ async def running(store: EventStore) -> AsyncIterator[Handled]:
     handled = Handled(store)
     task = asyncio.create_task(store.run(handle_sigterm=False))
     try:
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(600):
             await store.started()
             yield handled
     finally:
@@ -98,7 +99,7 @@ async def test_with_a_synchronous_standby_nothing_acknowledged_is_lost_and_nodes
         began = monotonic()
         await appended.wait()
         took = monotonic() - began
-        assert took < 10
+        assert took < times(60, 10)
         enough.set()
         await appending
         await handled.all_of(await store.head())
@@ -109,7 +110,7 @@ async def test_with_a_synchronous_standby_nothing_acknowledged_is_lost_and_nodes
         assert {str(row[0]) for row in servers.standby.execute("select id from seen")} == set(log)
         assert [node.name for node in await store.nodes() if node.partitions] == ["n"]
         assert store._signals.listener is not None
-        await store._signals.listener.ready(20)
+        await store._signals.listener.ready(60)
         note(writing_again_s=round(took, 2), acknowledged=len(acknowledged), lost=0)
 
 
@@ -215,13 +216,13 @@ async def test_a_standby_serves_streams_and_refuses_the_feed_and_writes_by_name(
         assert (await standby.stream_info("s")).version == 2  # type: ignore[union-attr]
         for ask in REFUSED.values():
             with pytest.raises(DatabaseUnavailable, match=r"standby.*target_session_attrs=read-write"):
-                await asyncio.wait_for(ask(standby), 20)
+                await asyncio.wait_for(ask(standby), 120)
 
 
 def test_commands_on_a_standby_end_with_the_cure(servers: Pair) -> None:
     for command in (["tail", "--after", "0"], ["work"], ["append", "s", "--type", "T"]):
         arguments = [sys.executable, "-m", "eventstore.cli", "--dsn", servers.standby.dsn, *command]
-        ended = subprocess.run(arguments, capture_output=True, text=True, input="", timeout=30, check=False)
+        ended = subprocess.run(arguments, capture_output=True, text=True, input="", timeout=120, check=False)
         assert ended.returncode == 3
         *_, last = ended.stderr.splitlines()
         assert last.startswith("DatabaseUnavailable: ")

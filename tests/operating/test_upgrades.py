@@ -78,7 +78,7 @@ async def test_an_old_node_goes_on_while_the_schema_is_migrated_underneath(
     monkeypatch.setattr(databases, "REVISION", FIRST)  # what the node asks for, which calls nothing that came later
     await asyncio.to_thread(migrate, db, OTHERS, FIRST)
     await sql.execute("create table seen (position bigint primary key)")
-    async with EventStore(db, schema=OTHERS, settings=replace(QUICK, poll_interval=0.05)) as old:
+    async with EventStore(db, schema=OTHERS, settings=replace(QUICK, poll_interval=0.05, lease_ttl=60.0)) as old:
         handled: list[int] = []
 
         @old.handler("handled", All(), pool_size=2)
@@ -92,7 +92,7 @@ async def test_an_old_node_goes_on_while_the_schema_is_migrated_underneath(
         running = asyncio.create_task(old.run(handle_sigterm=False))
         await old.started()
         migrated = asyncio.Event()
-        async with asyncio.timeout(60), old.listen(after=0) as live:
+        async with asyncio.timeout(300), old.listen(after=0) as live:
             appending = asyncio.create_task(append_until(old, migrated))
             for revision in revisions()[1:]:
                 await asyncio.to_thread(migrate, db, OTHERS, revision)
@@ -103,7 +103,7 @@ async def test_an_old_node_goes_on_while_the_schema_is_migrated_underneath(
             head = await old.head()
             read = [event.position async for event in until(live, head)]
         for name in ("handled", "seen"):
-            await old.subscriptions.wait_for(name, head, timeout=30)
+            await old.subscriptions.wait_for(name, head, timeout=120)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     stored = [row[0] for row in await sql.fetch(f"select position from {OTHERS}.events order by position")]
