@@ -111,7 +111,7 @@ class Campaign:
         for kind, many in self.scale.kinds.items():
             for number in range(many):
                 await self.start(kind, steady=number == 0)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while not all(worker.ready.is_set() for worker in self.workers):
                 self.look_for_the_dead()
                 assert not self.stuck, self.stuck
@@ -180,7 +180,7 @@ class Campaign:
     async def last_position(self) -> int:
         return int(await self.ask("select coalesce(max(position), 0) from eventstore.events"))
 
-    async def goes_on(self, within: float = 60.0) -> tuple[float, float]:
+    async def goes_on(self, within: float = 120.0) -> tuple[float, float]:
         """Wait until something is appended, and delivered, again; returns the seconds that each took."""
         began, position, wrote = time.monotonic(), None, None
         last = ""

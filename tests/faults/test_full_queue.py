@@ -55,5 +55,5 @@ async def test_partitions_are_claimed_and_events_delivered_although_nobody_can_b
 
         async with store.running():
             await store.append("s", [NewEvent("T")])
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 await handled.wait()
