@@ -91,16 +91,41 @@ async def test_what_is_never_settled_counts_as_failed_after_the_timeout(store: E
     assert parked.message == "not settled within 0.05 s"
 
 
+class Standing:
+    """A clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        await self.wait(asyncio.Event(), seconds)
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
+        until = self.now + seconds
+        while not event.is_set() and self.now < until:
+            await asyncio.sleep(0.001)
+        return event.is_set()
+
+
 async def test_the_timeout_of_a_delivery_does_not_end_the_next_one(store: EventStore) -> None:
-    journal = Journal()
-    manual(store, journal, FailurePolicy(attempts=5, delay=0.2, delay_max=0.2, timeout=0.5))
-    store._pools.rng = lambda: 1.0
+    journal, clock = Journal(), Standing()
+    manual(store, journal, FailurePolicy(attempts=5, timeout=50))
+    store._pools.clock = clock
     await fill(store, 1)
     async with running(store):
         await journal.has(1)
-        journal.deliveries[0].nack(delay=0.2)
+        failed = store._pools.moments.next("failed")
+        journal.deliveries[0].nack(delay=20)
+        await asyncio.wait_for(failed, 30)
+        clock.now = 20
         await journal.has(2)
-        await asyncio.sleep(0.4)  # the first delivery's time is over, that of the second is not
+        clock.now = 60  # the first delivery's time is over, that of the second is not
+        async with asyncio.timeout(30):
+            while store._pools.of("s")[0]._retries[0][0] <= clock.now:
+                await asyncio.sleep(0.001)
         journal.deliveries[1].ack()
         await settled(store, "s", 1)
     assert journal.attempts == [1, 2]

@@ -94,8 +94,8 @@ async def test_an_emitter_that_ends_late_does_not_take_its_successor_from_the_fe
     """The reply to a release came after the node had claimed the partition again."""
     journal = Journal()
     store.handler("s", All())(journal.note)
+    live = store._pools.moments.next("live")
     async with store.running():
-        live = store._pools.moments.next("live")
         await live
         (first,) = store._pools.emitters
         live = store._pools.moments.next("live")

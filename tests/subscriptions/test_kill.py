@@ -10,7 +10,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import UUID
 
+import asyncpg
+
 from eventstore import All, Delivery, Event, EventStore, NewEvent
+from eventstore.schema import signal_channel
 from tests.hunt.journal import Entry, entries
 from tests.subscriptions.test_run import running
 
@@ -19,8 +22,8 @@ COUNT = 600
 
 
 @asynccontextmanager
-async def worker(dsn: str, journal: Path, name: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    arguments = ("-m", "tests.subscriptions.worker", dsn, str(journal), name)
+async def worker(dsn: str, journal: Path, name: str, *most: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    arguments = ("-m", "tests.subscriptions.worker", dsn, str(journal), name, *most)
     process = await asyncio.create_subprocess_exec(sys.executable, *arguments, cwd=ROOT)
     try:
         yield process
@@ -41,6 +44,14 @@ async def until(journal: Path, count: int) -> None:
             await asyncio.sleep(0.01)
 
 
+async def killed(process: asyncio.subprocess.Process, name: str, sql: asyncpg.Connection) -> None:
+    """Kill the worker of this name, and let its lease run out, which others are told of."""
+    process.kill()
+    await process.wait()
+    await sql.execute("update eventstore.nodes set lease_until = now() - interval '1 s' where name = $1", name)
+    await sql.execute("select pg_notify($1, 'control')", signal_channel("eventstore"))
+
+
 async def fill(store: EventStore) -> None:
     await store.subscribe("s", All(), pool_size=4)
     batch = [NewEvent(type="T") for _ in range(COUNT)]
@@ -48,29 +59,27 @@ async def fill(store: EventStore) -> None:
 
 
 async def test_a_worker_killed_half_way_and_restarted_misses_nothing(
-    store: EventStore, db: str, tmp_path: Path
+    store: EventStore, db: str, sql: asyncpg.Connection, tmp_path: Path
 ) -> None:
     journal = tmp_path / "journal.jsonl"
     await fill(store)
-    async with worker(db, journal, "first") as first:
+    async with worker(db, journal, "first", str(COUNT // 3)) as first:
         await until(journal, COUNT // 3)
-        first.kill()
-        await first.wait()
-    assert len({entry.id for entry in handled(journal)}) < COUNT
+        await killed(first, "first", sql)
+    assert len({entry.id for entry in handled(journal)}) == COUNT // 3
     async with worker(db, journal, "second"):
         await until(journal, COUNT)
     assert_ordered(handled(journal))
 
 
 async def test_a_survivor_takes_over_and_no_partition_runs_twice_at_once(
-    store: EventStore, db: str, tmp_path: Path
+    store: EventStore, db: str, sql: asyncpg.Connection, tmp_path: Path
 ) -> None:
     journal = tmp_path / "journal.jsonl"
     await fill(store)
-    async with worker(db, journal, "one") as one, worker(db, journal, "two"):
+    async with worker(db, journal, "one", str(COUNT // 4)) as one, worker(db, journal, "two"):
         await until(journal, COUNT // 4)
-        one.kill()
-        await one.wait()
+        await killed(one, "one", sql)
         await until(journal, COUNT)
     assert_ordered(handled(journal))
     stored = await store.subscriptions.get("s")

@@ -83,12 +83,12 @@ async def until_delivered_to(store: EventStore, sink: str) -> None:
 
 async def test_a_stop_does_not_wait_for_a_mailbox(store: EventStore) -> None:
     await store.subscribe("s", All())
-    run = asyncio.create_task(store.run())
+    run = asyncio.create_task(store.run(drain_grace=1000.0))
     async with store.pubsub.subscription("subscription:s") as mailbox:
         await fill(store, 1)
         await received(mailbox, 1)
     await fill(store, 1)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not any(one.in_hand for one in store._pools.of("s")):
             await asyncio.sleep(0.01)
         store._pools.drain()

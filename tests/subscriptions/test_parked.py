@@ -246,7 +246,9 @@ async def test_an_operator_waits_for_a_settlement_and_finds_what_it_parked(
     async with sql.transaction():
         await ledger.settle_one(claim, 1, [failed(1)], on=sql)
         replaying = asyncio.create_task(ledger.replay_parked("s"))
-        await asyncio.sleep(0.1)
+        async with asyncio.timeout(30):
+            while not await sql.fetchval("select count(*) from pg_locks where not granted"):
+                assert not replaying.done()
         await ledger.settle_one(claim, 5, [queued(3)], on=sql)
     assert await replaying == 2
 

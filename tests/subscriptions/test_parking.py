@@ -361,7 +361,7 @@ async def test_a_key_whose_event_is_being_retried_is_replayed_after_it(store: Ev
         await journal.has(1)
         ill.discard(1)
         await store.subscriptions.replay_parked("s")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not store._pools.of("s")[0]._gate:
                 await asyncio.sleep(0.01)
         ill.clear()

@@ -297,22 +297,23 @@ async def test_a_stale_owner_without_the_fence_is_caught(
 
 
 async def test_a_projection_that_freezes_is_cut_after_its_lease_and_counts_as_failed(
-    db: str, sql: asyncpg.Connection, rows: Any
+    store: EventStore, rows: Any
 ) -> None:
-    async with EventStore(db, settings=replace(QUICK, lease_ttl=0.5)) as store:
+    @store.projection("s", All(), policy=POLICY)
+    async def project(events: list[Event], tx: asyncpg.Connection) -> None:
+        await write(events, tx)
+        if any(event.position == 2 for event in events):
+            with suppress(asyncpg.InterfaceError):
+                while not tx.is_closed():
+                    await asyncio.sleep(0.01)
 
-        @store.projection("s", All(), policy=POLICY)
-        async def project(events: list[Event], tx: asyncpg.Connection) -> None:
-            await write(events, tx)
-            if any(event.position == 2 for event in events):
-                with suppress(asyncpg.InterfaceError):
-                    while not tx.is_closed():
-                        await asyncio.sleep(0.01)
-
+    claimed = store._pools.moments.next("claimed")
+    async with running(store):
+        await asyncio.wait_for(claimed, 30)  # for longer than its transactions may last
+        store._pools.settings = replace(store.settings, lease_ttl=0.5)
         await fill(store, 3)
-        async with running(store):
-            await settled(store, "s", 3)
-        (parked,) = await store.subscriptions.parked("s")
+        await settled(store, "s", 3)
+    (parked,) = await store.subscriptions.parked("s")
     assert (parked.position, parked.attempts) == (2, 2)
     assert "lease" in str(parked.message)
     assert await rows() == [1, 3]

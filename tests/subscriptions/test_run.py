@@ -181,32 +181,46 @@ async def test_an_event_that_was_not_handled_is_delivered_again_after_a_restart(
 
 
 async def test_two_nodes_share_out_partitions_and_never_run_one_together(db: str) -> None:
-    inbox = Inbox()
-    async with EventStore(db, settings=QUICK) as one, EventStore(db, settings=QUICK) as two:
+    inbox, terms = Inbox(), defaultdict[tuple[int, int], set[str]](set)
+    async with (
+        EventStore(db, settings=QUICK, node_name="1") as one,
+        EventStore(db, settings=QUICK, node_name="2") as two,
+    ):
         await one.subscribe("s", All(), pool_size=6)
         for store in (one, two):
-            handle(store, "s", inbox)
-        async with running(one), running(two):
+
+            @store.handler("s")
+            async def handler(event: Event, delivery: Delivery, node: str = store.node_name) -> None:
+                terms[delivery.partition, delivery.epoch].add(node)
+                await inbox(event, delivery)
+
+        async with running(one), running(two), asyncio.timeout(30):
             await fill(one, 100, streams=30)
             await inbox.has(100)
-            stored = await one.subscriptions.get("s")
-    assert len(inbox.events) == 100
-    assert {partition.epoch for partition in stored.partitions} == {1}
+            owners: list[str | None] = []
+            while sorted(map(str, owners)) != ["1", "1", "1", "2", "2", "2"]:  # the first to come may have had them all
+                owners = [partition.owner for partition in (await one.subscriptions.get("s")).partitions]
+            await fill(one, 100, streams=30)
+            await inbox.has(200)
+    assert len(inbox.events) == 200
+    assert all(len(nodes) == 1 for nodes in terms.values())
+    epochs = [[one.epoch for one in inbox.deliveries if one.partition == number] for number in range(6)]
+    assert epochs == [sorted(each) for each in epochs]
     assert all(versions == sorted(set(versions)) for versions in inbox.by_stream.values())
 
 
-async def test_a_survivor_takes_over_when_a_lease_runs_out(db: str, sql: asyncpg.Connection) -> None:
+async def test_a_survivor_takes_over_when_a_lease_runs_out(store: EventStore, sql: asyncpg.Connection) -> None:
     inbox = Inbox()
-    async with EventStore(db, settings=replace(QUICK, lease_ttl=0.3)) as store:
-        await store.subscribe("s", All(), pool_size=2)
-        dead = await sql.fetchval("select gen_random_uuid()")
-        await store._ledger.register(dead, "dead", 0.3)
-        assert len((await store._ledger.claim(dead, ["s"])).claims) == 2
-        handle(store, "s", inbox)
-        await fill(store, 10)
-        async with running(store):
-            await inbox.has(10)
-        assert {p.epoch for p in (await store.subscriptions.get("s")).partitions} == {2}
+    await store.subscribe("s", All(), pool_size=2)
+    dead = await sql.fetchval("select gen_random_uuid()")
+    await store._ledger.register(dead, "dead", 60)
+    assert len((await store._ledger.claim(dead, ["s"])).claims) == 2
+    handle(store, "s", inbox)
+    await fill(store, 10)
+    await sql.execute("update eventstore.nodes set lease_until = now() + interval '0.3 s'")
+    async with running(store):
+        await inbox.has(10)
+    assert {p.epoch for p in (await store.subscriptions.get("s")).partitions} == {2}
 
 
 async def test_a_node_whose_lease_was_taken_stops_and_begins_anew(store: EventStore, sql: asyncpg.Connection) -> None:
@@ -226,7 +240,7 @@ async def test_a_node_whose_lease_was_taken_stops_and_begins_anew(store: EventSt
 
 
 async def test_a_lease_ends_on_time_also_while_the_connection_it_was_renewed_on_is_given_back(
-    store: EventStore, monkeypatch: pytest.MonkeyPatch
+    db: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, given_back = asyncio.Event(), asyncio.Event()
 
@@ -237,20 +251,21 @@ async def test_a_lease_ends_on_time_also_while_the_connection_it_was_renewed_on_
         finally:
             await given_back.wait()
 
-    await store.subscribe("s", All())
-    handle(store, "s", Inbox())
-    claimed = store._pools.moments.next("claimed")
-    async with running(store):
-        await asyncio.wait_for(claimed, 30)
-        lost = store._pools.moments.next("lost")
-        with monkeypatch.context() as patch:
-            patch.setattr(store._pools.ledger, "renew", silent)
-            assert (await asyncio.wait_for(lost, 30)).name == "s"
-            assert store._pools.emitters == []
-        assert asked.is_set()
+    async with EventStore(db, settings=replace(QUICK, lease_ttl=3.0)) as store:
+        handle(store, "s", Inbox())
+        await store.subscribe("s", All())
         claimed = store._pools.moments.next("claimed")
-        given_back.set()
-        assert (await asyncio.wait_for(claimed, 30)).epoch == 2
+        async with running(store):
+            await asyncio.wait_for(claimed, 30)
+            lost = store._pools.moments.next("lost")
+            with monkeypatch.context() as patch:
+                patch.setattr(store._pools.ledger, "renew", silent)
+                assert (await asyncio.wait_for(lost, 30)).name == "s"
+                assert store._pools.emitters == []
+            assert asked.is_set()
+            claimed = store._pools.moments.next("claimed")
+            given_back.set()
+            assert (await asyncio.wait_for(claimed, 30)).epoch == 2
 
 
 async def test_deleting_a_subscription_stops_its_emitters(store: EventStore) -> None:
@@ -423,7 +438,7 @@ async def test_leaving_the_block_at_any_moment_ends_run(db: str) -> None:
             run = asyncio.create_task(store.run())
             for _ in range(steps):
                 await asyncio.sleep(0)
-        await asyncio.wait_for(run, 10)
+        await asyncio.wait_for(run, 60)
 
 
 async def test_a_second_run_leaves_the_first_its_sigterm(store: EventStore) -> None:
@@ -464,7 +479,7 @@ def test_a_store_can_be_opened_in_one_event_loop_after_another(db: str) -> None:
 
 async def test_appends_that_wait_for_a_lock_do_not_cost_the_lease(db: str, sql: asyncpg.Connection) -> None:
     inbox = Inbox()
-    async with EventStore(db, settings=replace(QUICK, connections=2, lease_ttl=0.5)) as store:
+    async with EventStore(db, settings=replace(QUICK, connections=2)) as store:
         handle(store, "s", inbox)
         await store.subscribe("s", EventType("B"))
         async with running(store):
@@ -472,7 +487,9 @@ async def test_appends_that_wait_for_a_lock_do_not_cost_the_lease(db: str, sql: 
                 await store.append("busy", [NewEvent(type="A")], connection=sql)
                 waiting = [asyncio.create_task(store.append("busy", [NewEvent(type="B")])) for _ in range(6)]
                 for _ in range(4):
-                    await asyncio.wait_for(store._pools.moments.next("renewed"), 10)
+                    renewed = store._pools.moments.next("renewed")
+                    store._pools.look()
+                    await asyncio.wait_for(renewed, 30)
             await asyncio.gather(*waiting)
             await inbox.has(6)
     assert {delivery.epoch for delivery in inbox.deliveries} == {1}
