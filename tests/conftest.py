@@ -42,7 +42,7 @@ ask_once()
 QUICK = Settings(
     poll_interval=0.5,
     heartbeat_interval=2.0,
-    lease_ttl=2.0,
+    lease_ttl=10.0,
     claim_interval=0.1,
     settle_interval=0.02,
 )
