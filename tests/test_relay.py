@@ -27,7 +27,7 @@ async def another(db: str, name: str = "two", **settings: Any) -> AsyncIterator[
 
 async def positions(mailbox: Mailbox[Any], count: int) -> list[int]:
     found: list[int] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(found) < count:
             kind, events = await mailbox.get()
             assert kind == "events"
@@ -74,7 +74,7 @@ async def test_events_cannot_be_broadcast_to_other_nodes(store: EventStore) -> N
 
 
 async def test_messages_of_applications_reach_other_nodes(store: EventStore, db: str) -> None:
-    async with another(db) as two, two.pubsub.subscription("chat") as messages, asyncio.timeout(10):
+    async with another(db) as two, two.pubsub.subscription("chat") as messages, asyncio.timeout(30):
         await store.pubsub.broadcast("chat", {"text": "hello"})
         assert await messages.get() == {"text": "hello"}
 
@@ -83,7 +83,7 @@ async def test_the_relay_ends_with_its_last_subscriber_and_begins_anew(store: Ev
     ended = store._relay.moments.next("ended")
     async with store.pubsub.subscription("events"):
         assert not ended.done()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await ended
     await store.append("a", [NewEvent("A")])
     async with store.pubsub.subscription("events") as messages:
@@ -138,7 +138,7 @@ async def test_a_last_subscriber_that_leaves_ends_the_wait_of_others_in_peace(st
     store._relay._position = asyncio.Event().wait  # type: ignore[assignment]
     ready = store.pubsub.subscribe("events", mailbox := Mailbox())
     mailbox.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await ready  # type: ignore[misc]
 
 

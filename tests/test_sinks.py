@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import socket
 import sys
 import time
 import tomllib
@@ -115,7 +116,7 @@ async def opened(target: str, **options: Any) -> AsyncIterator[Sink]:
 
 
 async def post(target: str, event: Event = EVENT, subscription: str = "billing", **options: Any) -> None:
-    async with asyncio.timeout(10), opened(target, **options) as sink:
+    async with asyncio.timeout(60), opened(target, **{"timeout": 30, **options}) as sink:
         await sink.deliver([event], subscription=subscription, attempt=1)
 
 
@@ -427,7 +428,7 @@ async def test_a_receiver_says_when_to_come_back(
     assert (error.status, error.retry_after) == (status, seconds)
 
 
-@pytest.mark.parametrize(("ahead", "least", "most"), [(60, 50, 60), (-60, 0, 0), (9999, 3600, 3600)])
+@pytest.mark.parametrize(("ahead", "least", "most"), [(600, 500, 600), (-60, 0, 0), (9999, 3600, 3600)])
 async def test_a_receiver_may_say_so_by_a_date(receiver: Receiver, ahead: int, least: float, most: float) -> None:
     until = format_datetime(datetime.now(UTC) + timedelta(seconds=ahead), usegmt=True)
     error = await refused(receiver, answer(503, Retry_After=until))
@@ -451,13 +452,17 @@ async def test_a_receiver_that_does_not_answer_in_time_fails(receiver: Receiver)
     assert str(error) == f"{receiver.url()} did not answer within 0.1 s"
 
 
-@pytest.mark.parametrize(("status", "taken"), [(200, True), (500, False)])
-async def test_once_the_status_has_come_it_decides(receiver: Receiver, status: int, taken: bool) -> None:
-    receiver.answers = [f"HTTP/1.1 {status} X\r\nContent-Length: 9\r\n\r\nbut".encode()]
-    if taken:
-        await post(receiver.url(), timeout=0.2)
-    else:
-        assert str(await refused(receiver, *receiver.answers, timeout=0.2)).endswith("500 Internal Server Error: but")
+@pytest.mark.parametrize(("status", "ends"), [(200, "taken"), (500, "500 Internal Server Error: but")])
+async def test_once_the_status_has_come_it_decides(receiver: Receiver, status: int, ends: str) -> None:
+    receiver.answers, said = [f"HTTP/1.1 {status} X\r\nContent-Length: 9\r\n\r\nbut".encode()], "taken"
+    for timeout in (0.2, 2, 20):  # the longer, the surer that the status comes within
+        try:
+            await post(receiver.url(), timeout=timeout)
+        except DeliveryFailed as error:
+            said = str(error)
+        if "did not answer" not in said:
+            break
+    assert said.endswith(ends)
 
 
 async def test_an_endless_body_is_not_read_to_its_end(receiver: Receiver) -> None:
@@ -471,12 +476,11 @@ async def test_what_is_not_http_is_a_failure(receiver: Receiver, rubbish: bytes)
 
 
 async def test_a_refused_connection_is_a_failure() -> None:
-    server = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    server.close()
-    await server.wait_closed()
-    with pytest.raises(DeliveryFailed, match=rf"http://127.0.0.1:{port}/hook: .*connection"):
-        await post(f"http://127.0.0.1:{port}/hook")
+    with socket.socket() as held:  # bound, so that nobody else gets the port, and not listening
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        with pytest.raises(DeliveryFailed, match=rf"http://127.0.0.1:{port}/hook: .*connection"):
+            await post(f"http://127.0.0.1:{port}/hook")
 
 
 async def test_a_delivery_can_be_cancelled(receiver: Receiver) -> None:

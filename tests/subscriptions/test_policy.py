@@ -56,6 +56,7 @@ def most() -> float:
 # -- the policy
 
 
+@settings(deadline=None)
 @given(policies, st.integers(1, 10_000), chances)
 def test_a_retry_comes_after_at_least_half_the_delay_and_at_most_the_longest(
     policy: FailurePolicy, attempt: int, chance: float
@@ -69,6 +70,7 @@ def test_a_retry_comes_after_at_least_half_the_delay_and_at_most_the_longest(
             assert attempt >= policy.attempts
 
 
+@settings(deadline=None)
 @given(policies, st.integers(1, 30), chances)
 def test_delays_grow(policy: FailurePolicy, attempt: int, chance: float) -> None:
     now, next_ = (policy.next_step(n, lambda: chance) for n in (attempt, attempt + 1))
@@ -132,6 +134,7 @@ def test_a_bad_value_is_refused_by_the_name_of_its_field(field: str, value: Any)
         load({field: value})
 
 
+@settings(deadline=None)
 @given(policies)
 def test_a_policy_comes_back_as_it_was_stored(policy: FailurePolicy) -> None:
     assert load(dump(policy)) == policy

@@ -225,6 +225,7 @@ def test_a_planted_bug_is_caught(planted: type[Progress]) -> None:
         run(seed(1)(type("Planted", (Partition,), {"kind": planted})), settings=PLANTED)
 
 
+@settings(deadline=None)
 @given(st.permutations(range(1, 9)))
 def test_any_order_of_acknowledgements_ends_at_the_end(order: list[int]) -> None:
     progress, acked = Progress(0), set()
