@@ -20,7 +20,7 @@ NAME = "emptying"
 WRITTEN = 5_000
 """Rows written after which a database is not used again: deleted ones take room until then."""
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 """Seconds in which the backends of a test must have ended."""
 
 _OTHERS = "select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"

@@ -45,7 +45,7 @@ async def data_of(store: EventStore, *selector: Any) -> list[object]:
 
 @asynccontextmanager
 async def running(*stores: EventStore) -> AsyncIterator[None]:
-    async with AsyncExitStack() as started, asyncio.timeout(30):
+    async with AsyncExitStack() as started, asyncio.timeout(60):
         for store in stores:
             await started.enter_async_context(store.running())
         yield
