@@ -77,11 +77,13 @@ async def test_what_is_lost_while_its_release_waits_for_a_connection_is_not_take
 ) -> None:
     journal, entered, release = Journal(), asyncio.Event(), asyncio.Event()
     waits, connected, acquire = asyncio.Event(), asyncio.Event(), store._control.acquire
+    releasing: list[asyncio.Task[Any]] = []
 
     @asynccontextmanager
     async def late() -> AsyncIterator[Any]:
         task = asyncio.current_task()
         if task is not None and task.get_name().startswith("release"):
+            releasing.append(task)
             waits.set()
             await connected.wait()
         async with acquire() as connection:
@@ -103,10 +105,11 @@ async def test_what_is_lost_while_its_release_waits_for_a_connection_is_not_take
         release.set()
         await waits.wait()
         lost(store._pools)
-        if store._pools.lease.node is None:  # for the database as well, which nobody asks for the rest of it
+        connected.set()
+        await asyncio.wait(releasing)
+        if store._pools.lease.node is None:  # nor is it waited for by the node's next incarnation
             await sql.execute("delete from eventstore.nodes")
             store._pools.look()
-        connected.set()
         await store.subscriptions.resume("s")
         await store.subscriptions.wait_for("s", 9)
     assert set(journal.positions) == set(range(1, 10))

@@ -479,13 +479,16 @@ def test_a_store_can_be_opened_in_one_event_loop_after_another(db: str) -> None:
 
 async def test_appends_that_wait_for_a_lock_do_not_cost_the_lease(db: str, sql: asyncpg.Connection) -> None:
     inbox = Inbox()
-    async with EventStore(db, settings=replace(QUICK, connections=2)) as store:
+    async with EventStore(db, settings=replace(QUICK, connections=1)) as store:  # of more, appends leave one free
         handle(store, "s", inbox)
         await store.subscribe("s", EventType("B"))
         async with running(store):
             async with sql.transaction():
                 await store.append("busy", [NewEvent(type="A")], connection=sql)
                 waiting = [asyncio.create_task(store.append("busy", [NewEvent(type="B")])) for _ in range(6)]
+                async with asyncio.timeout(30):
+                    while not await sql.fetchval("select count(*) from pg_locks where not granted"):
+                        await asyncio.sleep(0.01)
                 for _ in range(4):
                     renewed = store._pools.moments.next("renewed")
                     store._pools.look()
