@@ -67,7 +67,8 @@ async def settled(store: EventStore, name: str, position: int) -> None:
     """Wait until *name*, which `run` may still have to declare, is settled up to *position*."""
     async with asyncio.timeout(30):
         while True:
+            registered = store._pools.moments.next("registered")  # which may come while it is looked for
             try:
                 return await store.subscriptions.wait_for(name, position)
             except SubscriptionNotFound:
-                await store._pools.moments.next("registered")
+                await registered
