@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import Databases
 from tests.pubsub.nodes import local_adapters, postgres_adapters
-from tests.tracker.clusters import Cluster
+from tests.tracker.clusters import WITHIN, Cluster
 
 
 @pytest.fixture(scope="session")
@@ -15,6 +15,12 @@ def tracker_db(databases: Databases, pg: Any) -> Iterator[str]:
     """DSN of a database shared by the tests of trackers, whose PubSubs have names of their own."""
     with databases.fresh(f"{pg.dbname}_tracker") as dsn:
         yield dsn
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Farewells are said, however long the machine takes for them."""
+    monkeypatch.setattr("eventstore.tracker.tracker.FAREWELL_WITHIN", WITHIN)
 
 
 @pytest.fixture
