@@ -20,6 +20,7 @@ from typing import Any
 import asyncpg
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 from pytest_postgresql import factories
 
 from eventstore import EventStore, Settings
@@ -38,6 +39,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 ask_once()
+
+# How long an example takes tells of the machine: one that was busy for a moment is no reason to fail.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 QUICK = Settings(
     poll_interval=0.5,
