@@ -16,7 +16,7 @@ from eventstore.mailbox import Mailbox
 from eventstore.pubsub import CONNECTION, Envelope, Fastlane, Local, LocalHub, PubSub, hub
 from eventstore.pubsub.hub import MANY_REASONS
 from eventstore.pubsub.topics import Topics
-from tests.pubsub.nodes import received, subscribed
+from tests.pubsub.nodes import WITHIN, received, subscribed
 
 
 @pytest.fixture
@@ -482,7 +482,7 @@ async def test_a_sender_does_not_wait_for_a_mailbox_that_ended(pubsub: PubSub, e
         gc.collect()
     else:
         await pubsub.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(WITHIN):
         await sending
 
 

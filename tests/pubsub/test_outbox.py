@@ -35,7 +35,7 @@ class Wire:
         self._go.release()
 
     async def begun(self) -> None:
-        await asyncio.wait_for(self._begun.acquire(), 10)
+        await asyncio.wait_for(self._begun.acquire(), 60)
 
 
 def running(wire: Wire, **limits: int) -> AbstractAsyncContextManager[Outbox]:
@@ -203,7 +203,7 @@ async def test_a_sender_cancelled_while_it_waits_for_room_leaks_nothing() -> Non
         wire.let_go()
         wire.let_go()
         await asyncio.gather(*sending[:2])
-        await asyncio.wait_for(outbox.drained(), 10)
+        await asyncio.wait_for(outbox.drained(), 60)
     assert wire.batches == [["1"], ["2"]]
 
 
@@ -217,7 +217,7 @@ async def test_drained_waits_for_what_is_on_its_way() -> None:
         await asyncio.sleep(0)
         assert not drained.done()
         wire.let_go()
-        await asyncio.wait_for(drained, 10)
+        await asyncio.wait_for(drained, 60)
         await asyncio.gather(*sending)
 
 
