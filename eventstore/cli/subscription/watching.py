@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -76,18 +76,17 @@ async def _watch(session: Session, names: list[str], every: float, limit: int | 
                 log.warning("%d lines came faster than they could be printed, and were dropped", inbox.dropped)
 
 
-class _Shared(NamedTuple):
-    """A message of the topic of all subscriptions."""
-
-    message: Any
-
-
 class _Watched:
-    """Subscribes to the topics of what is watched; of all subscriptions, those that are created later too."""
+    """Subscribes to the topics of what is watched; of all subscriptions, those that are created later too.
+
+    What is told of one that was unknown comes twice: on the topic of all, where it is met, and on its own, which is
+    subscribed to at that moment; later, what comes next would be missed.
+    """
 
     def __init__(self, store: EventStore, inbox: Mailbox[Any], names: list[str]) -> None:
         self._store, self._inbox, self._names = store, inbox, names
         self._followed: set[str] = set()
+        self._last: dict[str, Any] = {}
 
     async def begin(self) -> None:
         """Raises `SubscriptionNotFound` for a name that is not stored."""
@@ -99,7 +98,7 @@ class _Watched:
         if not self._names:
             # A message does not tell its topic; the lane does.
             shared = self._store.lifecycle.subscriptions_topic()
-            self._store.pubsub.subscribe(shared, self._inbox, Fastlane(self._inbox.put_nowait, _Shared))
+            self._store.pubsub.subscribe(shared, self._inbox, Fastlane(self._met, lambda message: message))
             for one in await self._store.subscriptions.list():
                 self._follow(one.name)
 
@@ -107,19 +106,31 @@ class _Watched:
         self._followed.add(name)
         self._store.lifecycle.subscribe(self._store.lifecycle.subscription_topic(name), self._inbox)
 
-    def row_of(self, item: Any) -> dict[str, Any] | None:
+    def _met(self, message: Any) -> None:
+        """Take a message of the topic of all, unless it comes on its subscription's own."""
+        row = _row(message)
+        if row is not None and row["subscription"] not in self._followed:
+            self._follow(row["subscription"])
+            self._inbox.put_nowait(message)
+
+    def row_of(self, message: Any) -> dict[str, Any] | None:
         """Return what to print of a message; None: nothing."""
-        message = item.message if isinstance(item, _Shared) else item
-        try:
-            _, kind, payload = message
-            name, at = payload["subscription"], datetime.fromisoformat(payload["at"])
-        except (ValueError, TypeError, KeyError):  # what others broadcast there
+        row = _row(message)
+        if row is None or self._last.get(row["subscription"]) == message:
             return None
-        if isinstance(item, _Shared):
-            if name in self._followed:
-                return None  # it comes on its own topic too
-            self._follow(name)
-        return {**payload, "at": at, "kind": kind}
+        self._last[row["subscription"]] = message
+        return row
+
+
+def _row(message: Any) -> dict[str, Any] | None:
+    """Return what a message says; None: others broadcast it there."""
+    try:
+        _, kind, payload = message
+        if not isinstance(payload["subscription"], str):
+            return None
+        return {**payload, "at": datetime.fromisoformat(payload["at"]), "kind": kind}
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 async def _look(
