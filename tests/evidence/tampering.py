@@ -68,8 +68,11 @@ def live(log: Log) -> list[Any]:
 def edit(column: str, *values: str, only_live: bool = True) -> Kind:
     def kind(random: Random, log: Log) -> Tampering:
         victims = live(log) if only_live else log.events
-        if column == "hash":  # or there may be nothing to change
+        # Or there may be nothing to change.
+        if column == "hash":
             victims = [one for one in victims if chained(one)]
+        if column == "data":
+            victims = [one for one in victims if one["data"] != "null"]
         victim = random.choice(victims)
         statement = f"update events set {column} = {random.choice(values)} where position = {victim['position']}"
         return Tampering([statement], frozenset({victim["position"]}), True if chained(victim) else None)

@@ -50,7 +50,8 @@ async def write(chain: Evidence, random: Random) -> None:
     await some(6)
     await chain.turn(True)
     await some(8)
-    await chain.store.append("a", [NewEvent("A", {"n": 0})])
+    for stream in ("a", "b", None):  # whatever the choice was
+        await chain.store.append(stream, [NewEvent("A", {"n": 0})])
     await chain.store.append("old", [NewEvent("A")])
     await chain.store.set_stream_metadata("old", StreamMetadata(max_count=2))
     await chain.store.scavenge()
