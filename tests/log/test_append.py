@@ -163,7 +163,7 @@ async def test_an_append_in_the_callers_transaction_is_seen_after_its_commit(
         result = await store.append("s", events("A"), connection=sql)
         assert [event async for event in store.read_all()] == []
         assert await store.head() < result.position
-    await store.wait_for(result.position, timeout=10)
+    await store.wait_for(result.position, timeout=60)
     assert [event.position async for event in store.read_all()] == [result.position]
 
 

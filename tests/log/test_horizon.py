@@ -42,7 +42,7 @@ async def test_an_append_in_flight_holds_back_later_ones_until_it_commits(store:
         assert slow < quick.position
         assert await positions(store) == []
         await transaction.commit()
-    await store.wait_for(quick.position, timeout=10)
+    await store.wait_for(quick.position, timeout=60)
     assert await positions(store) == [slow, quick.position]
 
 
@@ -146,7 +146,7 @@ async def test_forged_locks_delay_readers_and_never_lose_anything(store: EventSt
         key = await stranger.fetchval("select 'eventstore.event_positions'::regclass::oid::bigint::bit(32)::int")
         await stranger.execute("select pg_advisory_lock($1::int, 0)", key)
         assert await store.head() == 0
-    await store.wait_for(result.position, timeout=10)
+    await store.wait_for(result.position, timeout=60)
     assert await positions(store) == [result.position]
 
 
@@ -198,7 +198,7 @@ async def test_wait_for_times_out_while_the_horizon_is_held_back(store: EventSto
         with pytest.raises(TimeoutError):
             await store.wait_for(result.position, timeout=0.1)
         await writer.execute("rollback")
-    await store.wait_for(result.position, timeout=10)
+    await store.wait_for(result.position, timeout=60)
 
 
 def test_the_named_refusals_of_the_horizon_have_errors() -> None:

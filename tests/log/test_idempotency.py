@@ -258,7 +258,7 @@ async def test_replies_lost_under_load_leave_one_copy_of_everything(db: str, sql
 async def test_the_outcome_is_unknown_when_the_database_stays_away_too_long(
     db: str, sql: asyncpg.Connection, form: str
 ) -> None:
-    settings = replace(QUICK, append_timeout=0.2, connect_timeout=1.0)
+    settings = replace(QUICK, append_timeout=0.2)
     async with proxied(db) as proxy, EventStore(proxy.dsn, settings=settings) as store:
         append = FORMS[form](some())
         lost = asyncio.create_task(go_away_when_lost(proxy))
@@ -278,7 +278,7 @@ async def go_away_when_lost(proxy: Proxy) -> None:
 
 @every_form
 async def test_a_database_that_was_never_reached_is_unavailable(db: str, sql: asyncpg.Connection, form: str) -> None:
-    settings = replace(QUICK, append_timeout=0.5, connect_timeout=1.0)
+    settings = replace(QUICK, append_timeout=0.5)
     async with proxied(db) as proxy, EventStore(proxy.dsn, settings=settings) as store:
         lost = asyncio.Event()
         store._database.on_lost(lost.set)
@@ -291,7 +291,8 @@ async def test_a_database_that_was_never_reached_is_unavailable(db: str, sql: as
 
 
 async def test_an_append_goes_on_when_the_database_comes_back_in_time(db: str, sql: asyncpg.Connection) -> None:
-    async with proxied(db) as proxy, EventStore(proxy.dsn, settings=QUICK) as store:
+    settings = replace(QUICK, append_timeout=60.0)
+    async with proxied(db) as proxy, EventStore(proxy.dsn, settings=settings) as store:
         append = asyncio.create_task(store.append("s", some()))
         await go_away_when_lost(proxy)
         refused = proxy.refused

@@ -478,7 +478,7 @@ async def test_scavenging_leaves_stubs_of_what_limits_hid(
     left = await sql.fetch("select distinct data::text, metadata::text, tags from eventstore.events where data is null")
     assert [tuple(row) for row in left] == [(None, "{}", [])]
     assert (await sql.fetch(CONTENT), await store.head()) == (before, head)
-    await store.wait_for(head, timeout=5)
+    await store.wait_for(head, timeout=60)
 
 
 async def test_scavenging_touches_no_other_event_and_no_other_tag(
@@ -631,7 +631,7 @@ async def test_writers_readers_and_subscriptions_go_on_while_a_batch_is_open(
     handle(store, "all", inbox)
     async with sql.transaction():
         assert len(await sql.fetch("select * from eventstore.scavenge_v1(p_batch => 4)")) == 1
-        async with asyncio.timeout(20), running(store):
+        async with asyncio.timeout(60), running(store):
             for number in range(3):
                 late = await store.append("s", [NewEvent("Late", tags=["all"])], expected=10 + number)
             both = [StreamAppend("s", [NewEvent("Late")]), StreamAppend("t", [NewEvent("Late")])]
@@ -648,7 +648,7 @@ async def test_a_batch_waits_for_no_writer_and_what_it_could_not_remember_is_har
 ) -> None:
     async with sql.transaction():
         await store.append("s", events(1), connection=sql)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert (await store.scavenge(batch=2)).events == 7
         assert await scavenged_to(sql) == 0
     assert (await store.scavenge()).events == 1
