@@ -29,7 +29,7 @@ EVENT = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(streams=st.lists(st.none() | TEXT, min_size=1, max_size=3), events=st.lists(EVENT, min_size=1, max_size=3))
 def test_what_postgres_hashes_is_what_python_hashes(
     many: tuple[Any, Evidence], streams: list[str | None], events: list[NewEvent]
