@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import asyncpg
@@ -121,8 +122,27 @@ def failure(result: Result) -> tuple[int, str]:
 def interrupted(process: subprocess.Popen[str], number: int = signal.SIGINT) -> tuple[int, str]:
     """Send a signal; return the exit code and what is left on stderr."""
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=30)
-    return process.returncode, stderr
+    code, _, stderr = ended(process)
+    return code, stderr
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Wait for the end; return the exit code and what is left on stdout and stderr.
+
+    Also what came together with a line that was read, and is in a buffer here: `Popen.communicate` leaves that out.
+    """
+    with ThreadPoolExecutor(2) as threads:
+        out, err = (threads.submit(_rest, stream) for stream in (process.stdout, process.stderr))
+        try:
+            code = process.wait(120)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        return code, out.result(), err.result()
+
+
+def _rest(stream: Any) -> str:
+    return "" if stream is None or stream.closed else str(stream.read())
 
 
 def line_with(stream: Any, text: str) -> str:

@@ -18,7 +18,7 @@ def test_it_tells_its_address_and_ends_while_somebody_watches(spawn: Spawn) -> N
     process = spawn("dashboard", "--port", "0", "--json", "--allow-actions")
     started = json.loads(process.stdout.readline())  # type: ignore[union-attr]
     assert (started["actions"], started["tokens"]) == (True, [])
-    with httpx.Client(timeout=20) as client, client.stream("GET", f"{started['url']}live/") as stream:
+    with httpx.Client(timeout=120) as client, client.stream("GET", f"{started['url']}live/") as stream:
         lines = stream.iter_lines()  # kept: once it is gone, httpx hangs up
         while next(lines) != "event: part":
             pass
@@ -28,8 +28,8 @@ def test_it_tells_its_address_and_ends_while_somebody_watches(spawn: Spawn) -> N
 def test_ctrl_c_ends_it(spawn: Spawn) -> None:
     process = spawn("dashboard", "--port", "0", env={"EVENTSTORE_DASHBOARD_TOKEN": SECRET})
     url = line_with(process.stdout, "http://127.0.0.1").strip()
-    assert httpx.get(url).status_code == 401
-    assert httpx.get(url, headers={"authorization": f"Bearer {SECRET}"}).status_code == 200
+    assert httpx.get(url, timeout=120).status_code == 401
+    assert httpx.get(url, headers={"authorization": f"Bearer {SECRET}"}, timeout=120).status_code == 200
     assert interrupted(process)[0] == 130
 
 

@@ -146,7 +146,8 @@ def test_a_prepared_transaction_is_rolled_back(cli: Run, prepared: str) -> None:
     assert check(cli, "horizon")["found"] == "nothing holds it: 1"
 
 
-def test_an_append_that_has_only_just_begun_is_left_alone(cli: Run, db: str) -> None:
+def test_an_append_that_has_only_just_begun_is_left_alone(cli: Run, db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(horizon, "HELD", 3600.0)
     with psycopg.connect(db) as young:
         young.execute(APPEND.encode())
         (row,) = rows(cli("doctor", "--terminate-blocker", "--yes", "--json"))

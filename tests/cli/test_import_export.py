@@ -99,7 +99,7 @@ def test_a_known_row_under_another_mapping_is_a_conflict_with_its_line(cli: Run,
 
 def test_standard_input_is_read_with_a_format(spawn: Spawn, cli: Run) -> None:
     process = spawn("import", "-", "--format", "ndjson", *COLUMNS, "--json", stdin=subprocess.PIPE)
-    out, _ = process.communicate('{"case": 1, "activity": "Opened"}\n', timeout=60)
+    out, _ = process.communicate('{"case": 1, "activity": "Opened"}\n', timeout=120)
     assert json.loads(out)["added"] == 1
     assert events(cli)[0]["data"] == {"case": 1, "activity": "Opened"}
 

@@ -192,4 +192,4 @@ def test_a_reader_that_leaves_ends_watching_quietly(spawn: Spawn, dead: UUID, wo
     assert watching.stdout.readline()
     watching.stdout.close()
     worker()
-    assert (watching.wait(60), watching.stderr.read()) == (0, "")
+    assert (watching.wait(120), watching.stderr.read()) == (0, "")

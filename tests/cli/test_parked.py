@@ -50,7 +50,7 @@ async def shop(store: EventStore) -> Shop:
     for stream in ("a", "a", "b", None):
         await store.append(stream, [NewEvent("T", {"of": stream})])
     await store.subscribe("s", All(), policy=FailurePolicy(attempts=1))
-    async with asyncio.timeout(30), shop.running():
+    async with asyncio.timeout(120), shop.running():
         await store.subscriptions.wait_for("s", 4)
     assert (shop.handled, len(await store.subscriptions.parked("s"))) == ([4], 3)
     return shop
@@ -134,7 +134,7 @@ async def test_a_replay_is_asked_for_and_does_not_wait(cli: Run, shop: Shop) -> 
 
 async def test_a_replay_that_is_waited_for_ends_when_the_queue_is_empty(cli: Run, shop: Shop) -> None:
     shop.refuses.clear()
-    async with asyncio.timeout(30), shop.running():
+    async with asyncio.timeout(120), shop.running():
         (row,) = rows(await beside(cli, "replay", "s", "--all", "--wait", "--json"))
         (nothing,) = rows(await beside(cli, "replay", "s", "--all", "--wait", "--json"))
     assert row == {"name": "s", "replayed": 3, "parked_again": []}
@@ -144,7 +144,7 @@ async def test_a_replay_that_is_waited_for_ends_when_the_queue_is_empty(cli: Run
 
 async def test_what_fails_again_is_named_and_the_exit_code_says_so(cli: Run, shop: Shop) -> None:
     shop.refuses = {"a"}
-    async with asyncio.timeout(30), shop.running():
+    async with asyncio.timeout(120), shop.running():
         result = await beside(cli, "replay", "s", "--all", "--wait", "--json")
     assert result.exit_code == 1
     told = json.loads(result.stdout)["parked_again"]
@@ -155,7 +155,7 @@ async def test_what_fails_again_is_named_and_the_exit_code_says_so(cli: Run, sho
 
 async def test_one_event_is_replayed_alone(cli: Run, shop: Shop) -> None:
     shop.refuses.clear()
-    async with asyncio.timeout(30), shop.running():
+    async with asyncio.timeout(120), shop.running():
         result = await beside(cli, "replay", "s", "--position", "1", "--wait")
     assert (result.exit_code, result.stdout) == (0, "1 event of s replayed, 0 of them parked again\n")
     assert await listed(cli) == [(2, "a", "parked", 0), (3, "b", "parked", 1)]

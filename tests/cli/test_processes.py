@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from eventstore import NewEvent
-from tests.cli.conftest import Run, Spawn, interrupted, line_with
+from tests.cli.conftest import Run, Spawn, ended, interrupted, line_with
 
 needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 
@@ -90,11 +90,6 @@ def work_here(plain: Run, db: str, app: Path, monkeypatch: pytest.MonkeyPatch) -
         sys.modules.pop(name, None)
 
 
-def output_of(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    stdout, stderr = process.communicate(timeout=60)
-    return process.returncode, stdout, stderr
-
-
 def test_tail_prints_history_and_then_what_comes(spawn: Spawn, append: Callable[..., None]) -> None:
     append("s", NewEvent("T", 1))
     tail = spawn("tail", "--after", "0", "--json")
@@ -109,13 +104,13 @@ def test_tail_begins_with_what_is_appended_from_now_on(spawn: Spawn, append: Cal
     tail = spawn("tail", "-v", "--limit", "1")
     line_with(tail.stderr, "following the log")
     append("s", NewEvent("T", "new"))
-    code, stdout, _ = output_of(tail)
+    code, stdout, _ = ended(tail)
     assert (code, stdout.endswith('"new"\n') or stdout.endswith("new\n")) == (0, True)
 
 
 def test_tail_wants_only_what_its_selector_matches(spawn: Spawn, append: Callable[..., None]) -> None:
     append("s", NewEvent("A"), NewEvent("B"), NewEvent("A"))
-    code, stdout, _ = output_of(spawn("tail", "--after", "0", "--type", "A", "--limit", "2", "--json"))
+    code, stdout, _ = ended(spawn("tail", "--after", "0", "--type", "A", "--limit", "2", "--json"))
     assert (code, [json.loads(line)["type"] for line in stdout.splitlines()]) == (0, ["A", "A"])
 
 
@@ -134,7 +129,7 @@ def test_ctrl_c_while_waiting_for_stdin_appends_nothing(spawn: Spawn, cli: Run) 
     process.stdin.write("\n" * 200_000)
     process.stdin.flush()
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
+    assert process.wait(120) == 130
     assert cli("read").output == ""
 
 
@@ -143,18 +138,18 @@ def test_a_reader_that_leaves_ends_read_quietly(spawn: Spawn, append: Callable[.
     read = spawn("read", "--json")
     assert read.stdout.readline()
     read.stdout.close()
-    assert (read.wait(60), read.stderr.read()) == (0, "")
+    assert (read.wait(120), read.stderr.read()) == (0, "")
 
 
 def test_results_go_to_stdout_and_errors_to_stderr(spawn: Spawn) -> None:
-    code, stdout, stderr = output_of(spawn("append", "s", "--type", "T", "--json"))
+    code, stdout, stderr = ended(spawn("append", "s", "--type", "T", "--json"))
     assert (code, json.loads(stdout)["version"], stderr) == (0, 1, "")
-    code, stdout, stderr = output_of(spawn("read", "nobody", "--json"))
+    code, stdout, stderr = ended(spawn("read", "nobody", "--json"))
     assert (code, stdout, json.loads(stderr)["error"]) == (6, "", "StreamNotFound")
 
 
 def test_bytes_that_are_no_text_are_refused_as_a_name(spawn: Spawn) -> None:
-    code, stdout, stderr = output_of(spawn("read", b"\xff"))
+    code, stdout, stderr = ended(spawn("read", b"\xff"))
     assert (code, stdout, stderr.count("\n")) == (2, "", 1)
     assert stderr.startswith("InvalidEvent: ")
 
@@ -163,7 +158,7 @@ def shell(redirection: str, *args: str, **environment: str) -> tuple[int, str, s
     """Run a command with its standard streams redirected as a shell does."""
     words = shlex.join([sys.executable, "-m", "eventstore.cli", *args])
     done = subprocess.run(
-        f"{words} {redirection}", shell=True, text=True, capture_output=True, timeout=60, env=os.environ | environment
+        f"{words} {redirection}", shell=True, text=True, capture_output=True, timeout=120, env=os.environ | environment
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -219,7 +214,7 @@ def test_ctrl_c_before_the_command_line_is_loaded_prints_nothing(tmp_path: Path)
 
 def test_json_is_utf_8_whatever_the_locale_says(spawn: Spawn, append: Callable[..., None]) -> None:
     append("größe", NewEvent("T"))
-    code, stdout, _ = output_of(spawn("streams", "--json", env={"PYTHONIOENCODING": "ascii"}))
+    code, stdout, _ = ended(spawn("streams", "--json", env={"PYTHONIOENCODING": "ascii"}))
     assert (code, json.loads(stdout)["stream"]) == (0, "größe")
 
 
@@ -278,23 +273,23 @@ def test_work_says_what_is_wrong_with_the_application(work_here: Run, name: str,
 
 
 def test_a_process_says_what_is_wrong_with_its_application(work: Spawn) -> None:
-    code, _, stderr = output_of(work("broken:store"))
+    code, _, stderr = ended(work("broken:store"))
     assert (code, "Traceback" in stderr) == (2, False)
     assert "cannot import broken: No module named 'not_there'" in " ".join(stderr.split())
 
 
 def test_debug_shows_where_the_application_failed(work: Spawn) -> None:
-    code, _, stderr = output_of(work("failing:store", "--debug"))
+    code, _, stderr = ended(work("failing:store", "--debug"))
     assert (code, "Traceback" in stderr, 'failing.py", line 1' in stderr) == (2, True, True)
 
 
 def test_work_refuses_a_dsn_for_a_store_that_has_its_own(work: Spawn, db: str) -> None:
-    code, _, stderr = output_of(work("shop:nowhere", "--dsn", db))
+    code, _, stderr = ended(work("shop:nowhere", "--dsn", db))
     assert (code, "names its own database" in stderr) == (2, True)
 
 
 def test_a_schema_given_to_work_is_the_store_s(work: Spawn) -> None:
-    code, _, stderr = output_of(work("shop:store", "--schema", "elsewhere"))
+    code, _, stderr = ended(work("shop:store", "--schema", "elsewhere"))
     assert (code, stderr.startswith("MigrationRequired: schema 'elsewhere'")) == (4, True)
 
 
@@ -308,9 +303,9 @@ def signalled(process: subprocess.Popen[str], *numbers: int) -> tuple[int, str]:
     for number in more:
         line_with(process.stderr, "SIGTERM: draining")
         process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=30)
+    code, stdout, stderr = ended(process)
     assert "Traceback" not in stderr
-    return process.returncode, stdout
+    return code, stdout
 
 
 @pytest.fixture
@@ -363,5 +358,5 @@ def test_a_worker_with_nothing_to_deliver_to_says_what_to_do(work: Spawn, spawn:
 
 
 def test_a_grace_that_is_none_is_refused(spawn_plain: Spawn) -> None:
-    code, _, stderr = output_of(spawn_plain("work", "--grace", "0"))
+    code, _, stderr = ended(spawn_plain("work", "--grace", "0"))
     assert (code, "--grace" in stderr) == (2, True)

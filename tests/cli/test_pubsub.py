@@ -34,7 +34,7 @@ def heard(db: str, cli: Run, *args: str, count: int, topic: str = "t", **options
     """What a node of an application gets of a command that runs beside it."""
 
     async def run() -> list[Any]:
-        async with node(db) as pubsub, pubsub.subscription(topic) as messages, asyncio.timeout(30):
+        async with node(db) as pubsub, pubsub.subscription(topic) as messages, asyncio.timeout(120):
             result = await asyncio.to_thread(cli, "pubsub", *args, **options)
             assert result.exit_code == 0, result.output
             return [await messages.get() for _ in range(count)]
@@ -81,7 +81,7 @@ def test_one_node_can_be_named(db: str, cli: Run) -> None:
         async with node(db, "a") as a, node(db, "b") as b, a.subscription("t") as of_a, b.subscription("t") as of_b:
             for args in ("1", "--node", "b"), ("2",):
                 await asyncio.to_thread(cli, "pubsub", "publish", "t", *args)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 return [await of_a.get(), await of_b.get(), await of_b.get()]
 
     assert asyncio.run(run()) == [2, 1, 2]
@@ -157,7 +157,7 @@ def test_messages_of_several_topics_are_printed_as_they_come(spawn: Spawn, cli: 
 def test_json_lines_name_topic_and_message(spawn: Spawn, cli: Run) -> None:
     process = watched(spawn, "a", "--json", "--limit", "2")
     cli("pubsub", "publish", "a", "--stdin", input="1\nnull\n3\n")
-    stdout, _ = process.communicate(timeout=30)
+    stdout, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     assert [json.loads(line) for line in stdout.splitlines()] == [
         {"topic": "a", "message": 1},
@@ -168,13 +168,13 @@ def test_json_lines_name_topic_and_message(spawn: Spawn, cli: Run) -> None:
 def test_models_and_tuples_of_an_application_are_shown_as_json(db: str, spawn: Spawn) -> None:
     process = watched(spawn, "t", "--limit", "1")
     send(db, ("placed", Placed(total=9)))
-    assert process.communicate(timeout=30)[0] == 't\t{"~t":["placed",{"~m":["Placed",{"total":9}]}]}\n'
+    assert process.communicate(timeout=120)[0] == 't\t{"~t":["placed",{"~m":["Placed",{"total":9}]}]}\n'
 
 
 def test_messages_for_a_dispatcher_of_an_application_are_shown(db: str, spawn: Spawn) -> None:
     process = watched(spawn, "t", "--limit", "1")
     send(db, 1, dispatcher="own")
-    assert process.communicate(timeout=30)[0] == "t\t1\n"
+    assert process.communicate(timeout=120)[0] == "t\t1\n"
 
 
 def test_every_shard_an_application_sends_on_is_heard(db: str, spawn: Spawn) -> None:
@@ -185,7 +185,7 @@ def test_every_shard_an_application_sends_on_is_heard(db: str, spawn: Spawn) -> 
 
     process = watched(spawn, "t", "--limit", "20")
     asyncio.run(run())
-    assert sorted(process.communicate(timeout=30)[0].split()[1::2], key=int) == [str(n) for n in range(20)]
+    assert sorted(process.communicate(timeout=120)[0].split()[1::2], key=int) == [str(n) for n in range(20)]
 
 
 def test_a_lost_connection_is_told_and_messages_come_again(
@@ -207,7 +207,7 @@ def test_a_reader_that_leaves_ends_subscribe_quietly(spawn: Spawn, cli: Run) -> 
     process = watched(spawn, "t")
     process.stdout.close()
     cli("pubsub", "publish", "t", "1")
-    assert (process.wait(30), process.stderr.read()) == (0, "")
+    assert (process.wait(120), process.stderr.read()) == (0, "")
 
 
 def test_what_nobody_reads_in_time_is_dropped_and_counted_at_the_end(db: str, spawn: Spawn) -> None:
@@ -235,11 +235,19 @@ def test_no_message_is_wanted_with_limit_0(plain: Run) -> None:
 
 
 def stats_beside(db: str, cli: Run, *names: str) -> list[dict[str, Any]]:
+    """What the command prints, given *names*, beside two nodes that answer it within the time it takes."""
+
+    async def stats(*args: str) -> list[dict[str, Any]]:
+        return rows(await asyncio.to_thread(cli, "pubsub", "stats", "--within", "0.5", "--json", *args))
+
     async def run() -> list[dict[str, Any]]:
         async with node(db, "a", pool_size=4) as a, node(db, "b") as b, a.subscription("t"), b.subscription("t", "u"):
             await a.broadcast("u", 1)
             await b.broadcast("t", "x" * 1_000_000)
-            return rows(await asyncio.to_thread(cli, "pubsub", "stats", "--within", "2", "--json", *names))
+            async with asyncio.timeout(120):
+                while len(both := await stats()) < 3:
+                    pass
+            return await stats(*names) if names else both
 
     return asyncio.run(run())
 

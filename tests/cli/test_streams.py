@@ -185,7 +185,7 @@ def test_on_a_terminal_it_asks(
     process = spawn("stream", command, "order-1", stdin=theirs)
     os.close(theirs)
     os.write(ours, f"{answer}\n".encode())
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=120)
     os.close(ours)
     assert (process.returncode, names(cli)) == (code, left)
     assert re.match(r"(Delete|Close) .*order-1.*\? .*\[y/N\] ", stderr)

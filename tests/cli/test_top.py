@@ -241,4 +241,4 @@ def test_on_a_terminal_that_cannot_be_drawn_on_it_is_printed_once(spawn: Spawn) 
 
 def test_help_does_not_need_the_database(spawn_plain: Spawn) -> None:
     process: subprocess.Popen[str] = spawn_plain("top", "--help")
-    assert "until q or Ctrl-C" in process.communicate(timeout=30)[0]
+    assert "until q or Ctrl-C" in process.communicate(timeout=120)[0]
