@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from time import time
 from typing import Any
 from uuid import UUID, uuid4
@@ -387,7 +388,7 @@ async def test_a_prepared_transaction_is_rolled_back(site: Site, prepared: str) 
 
 async def test_a_clock_that_is_wrong_is_noticed(site: Site) -> None:
     assert links.clock(await links.read_clock(site)).status == "ok"
-    assert links.clock(await links.read_clock(site, now=lambda: time() + 5)).status == "warn"
+    assert links.clock(await links.read_clock(site, now=lambda: time() + 3600)).status == "warn"
 
 
 async def test_a_slow_answer_proves_nothing_about_the_clock() -> None:
@@ -505,7 +506,8 @@ async def test_events_that_wait_where_no_node_is_left_are_a_fault(
     await ledger.create("billing", wants)
     await sql.execute(APPEND)
     finding = await found(site, "handled")
-    assert (finding.status, "events wait: billing for 0 s" in finding.found) == (status, status == "fail")
+    waits = re.search(r"events wait: billing for \d+ s", finding.found)
+    assert (finding.status, waits is not None) == (status, status == "fail")
     assert (await found(site, "stuck")).found.startswith("nobody runs billing" if status == "fail" else "every")
 
 
@@ -648,7 +650,7 @@ async def test_a_subscription_that_runs_is_well(site: Site, store: EventStore) -
     claimed = store._pools.moments.next("claimed")
     running = asyncio.create_task(store.run())
     stored = await store.append("x", [NewEvent("A")])
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await claimed
         await store.subscriptions.wait_for("billing", stored.position)
     names = ("halted", "handled", "owned", "stuck", "nodes", "ahead", "resizing")
@@ -661,7 +663,7 @@ async def test_a_node_that_died_long_ago_is_named(site: Site, ledger: Ledger) ->
     await claimed(ledger)
     assert (await found(site, "nodes")).status == "ok"
     read = await delivery.read_nodes(site)
-    gone = [replace(one, alive=False, lease_until=datetime.now(UTC) - timedelta(hours=1)) for one in read.nodes]
+    gone = [replace(one, alive=False, lease_until=read.now - timedelta(hours=1)) for one in read.nodes]
     verdict = delivery.nodes(replace(read, nodes=gone))
     assert (verdict.status, "a node 3600 s ago" in verdict.found) == ("warn", True)
 
