@@ -154,6 +154,7 @@ class Simulation:
         chance, faults = self.chance, self.faults
         faults.refused, faults.unknown = chance.choice([(0.0, 0.0), (0.01, 0.01), (0.05, 0.05)])
         faults.slow, faults.slowest = chance.choice([(0.0, 0.0), (0.1, 0.3), (0.05, 2 * TTL)])
+        faults.wait = chance.choice([0.0, 0.1, TTL])
         handling = self.handling
         handling.fails, handling.hangs = chance.choice([(0.0, 0.0), (0.05, 0.0), (0.1, 0.02)])
         handling.slowest = chance.choice([0.01, 0.1, 0.5])
@@ -320,7 +321,7 @@ class Simulation:
     def _all_is_well(self) -> None:
         self.note("all is well")
         faults, handling = self.faults, self.handling
-        faults.refused = faults.unknown = faults.slow = 0.0
+        faults.refused = faults.unknown = faults.slow = faults.wait = 0.0
         handling.failing, handling.fails, handling.hangs, handling.slowest = set(), 0.0, 0.0, 0.01
         for append in self.log.under_way[:]:
             self._commit(append)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 from uuid import UUID
 
+from eventstore.errors import EventStoreError
 from eventstore.events import Event
 from eventstore.feed import Feed
 from eventstore.subscriptions import emitter, projecting
@@ -211,6 +212,20 @@ def void(self: Inlet, after: int) -> None:
 reread = Inlet.reread
 
 
+async def released_late(self: Pools, emitters: list[Emitter]) -> None:
+    """What is given back is settled to where it was read, even if it was lost while that waited for a connection."""
+    if tasks := [one.task for one in emitters if one.task is not None]:
+        await asyncio.wait(tasks)
+    node = self.lease.node
+    if node is None or any(one.closed for one in emitters):
+        return
+    with suppress(EventStoreError):
+        async with self._control.acquire() as connection:
+            positions = [(one.claim, one.inlet.scanned if one.closed else one.settleable()) for one in emitters]
+            await self.ledger.release(node, positions, on=connection)
+    self._lose(emitters)
+
+
 async def careless(self: Any, events: Sequence[Event], attempt: int, settle: Any) -> Any:
     """The checkpoint of a projection is not in the transaction of its rows."""
     try:
@@ -260,7 +275,7 @@ class Planted:
     Attributes:
         said: a part of what is said when it is noticed.
         seeds: how many histories it may take.
-        rare: it takes dozens, which is for the hunts.
+        rare: it takes dozens or, as what happens in a moment within a moment, thousands, which is for the hunts.
     """
 
     name: str
@@ -303,6 +318,7 @@ PLANTED = [
     engine(Pools, "cut", uncut, "settled unhandled|overtook|not done", MOST),
     engine(Inlet, "reread", void, "settled unhandled|overtook", MOST, rare=True),
     engine(projecting.ProjectingEmitter, "_once", careless, "was projected after", MOST, rare=True),
+    engine(Pools, "_released", released_late, "settled unhandled", 10_000, rare=True),
     engine(Lease, "_renewed", unending, "beside a later owner|not done", MOST),
     engine(Inlet, "_put", unshared, "comes again", MOST),
 ]

@@ -33,6 +33,7 @@ class Faults:
         refused: share of calls that fail before anything happened.
         unknown: share of calls that are run, and whose answer is lost.
         slow: share of calls that take up to `slowest` seconds on the way there, and as many on the way back.
+        wait: seconds that a connection may have to be waited for, which one in five has to.
     """
 
     chance: Random
@@ -40,6 +41,7 @@ class Faults:
     unknown: float = 0.0
     slow: float = 0.0
     slowest: float = 0.0
+    wait: float = 0.0
 
     def delay(self) -> float:
         """Seconds that one way takes."""
@@ -163,8 +165,23 @@ class Connections(Database):
         for callback in tuple(self._told):
             self.loop.call_soon(callback)
 
+    async def _free(self) -> None:
+        """Wait for a connection: others have them all, or it is made only now."""
+        faults, loop = self.server.faults, self.loop
+        if not faults.wait or faults.chance.random() > 0.2:
+            return
+        free = loop.create_future()
+
+        def hand_over() -> None:
+            if not (free.done() or loop.dropped):
+                free.set_result(None)
+
+        self.server.timeline.after(faults.chance.random() * faults.wait, hand_over)
+        await free
+
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Connection]:
+        await self._free()
         connection = Connection(self)
         try:
             yield connection
