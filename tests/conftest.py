@@ -51,7 +51,10 @@ QUICK = Settings(
     claim_interval=0.1,
     settle_interval=0.02,
 )
-"""Short periods, so that tests wait for little; nothing in a test depends on their exact length."""
+"""Short periods, so that tests wait for little; nothing in a test depends on their exact length.
+
+The lease is none of them: what stalls for longer loses its partitions, and handles again what it had handled.
+"""
 
 
 SERVER: dict[str, int | str] = {
