@@ -22,7 +22,14 @@ from tests.conftest import QUICK
 async def another(db: str, name: str = "two", **settings: Any) -> AsyncIterator[EventStore]:
     changed = {item: getattr(QUICK, item) for item in QUICK.__slots__} | settings
     async with EventStore(db, settings=Settings(**changed), node_name=name) as store:
+        await heard(store)
         yield store
+
+
+async def heard(store: EventStore) -> None:
+    """Wait until messages of other nodes arrive: opening a store does so for a second at most."""
+    if store._signals.listener is not None:
+        await store._signals.listener.ready(30)
 
 
 async def positions(mailbox: Mailbox[Any], count: int) -> list[int]:

@@ -15,6 +15,7 @@ from eventstore.pubsub import Postgres
 from eventstore.schema import signal_channel
 from tests.pubsub.test_postgres import Node, envelope, node, noise
 from tests.tenants.conftest import ACME, RIVAL, dsn_as
+from tests.test_relay import heard
 
 
 @pytest.fixture
@@ -94,6 +95,8 @@ async def test_stores_broadcast_and_tell_of_their_lifecycle_among_themselves(
     acme: EventStore, rival: EventStore, anybody: str
 ) -> None:
     async with EventStore(anybody, tenant="acme", node_name="acme-2") as other:
+        for store in (other, rival):
+            await heard(store)
         boxes: list[Mailbox[object]] = [Mailbox(), Mailbox()]
         for store, box in zip((other, rival), boxes, strict=True):
             if (waiting := store.pubsub.subscribe("topic", box)) is not None:
