@@ -556,13 +556,13 @@ async def test_a_topic_that_is_kept_local_is_told_locally(cluster: Cluster) -> N
     a, b = await cluster.nodes("a", "b")
     a.keep_local(lambda topic: topic.startswith("store:"))
     lifecycle = StoreLifecycle("shop", a)
-    here, there = listening(lifecycle, lifecycle.nodes_topic()), nodes.subscribed(b, lifecycle.nodes_topic())
+    here, there = listening(lifecycle, lifecycle.nodes_topic()), nodes.subscribed(b, lifecycle.nodes_topic(), "end")
     await lifecycle.start()
     lifecycle.tell(StoreKind.NODE_JOINED)
     assert kinds(await received(here)) == ["node_joined"]
     assert lifecycle.failed == 0
     await lifecycle.stop()
-    assert not len(there)
+    assert await nodes.heard(there, a, "end") == []
 
 
 async def test_a_closed_pubsub_fails_neither_telling_nor_stopping(cluster: Cluster) -> None:
@@ -626,7 +626,8 @@ async def test_emitters_nobody_here_watches_are_not_queued(cluster: Cluster) -> 
 # -- a store: start and stop
 
 
-async def test_stopping_sends_what_waits(cluster: Cluster) -> None:
+async def test_stopping_sends_what_waits(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "STOP_WITHIN", nodes.WITHIN)
     a, b = await cluster.nodes("a", "b")
     lifecycle = StoreLifecycle("shop", a)
     there = nodes.subscribed(b, lifecycle.nodes_topic())
@@ -646,7 +647,7 @@ async def test_stopping_takes_a_second_at_most_and_counts_what_was_not_sent(monk
         await lifecycle.start()
         for _ in range(150):
             lifecycle.tell(StoreKind.NODE_LEFT)
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(nodes.WITHIN):
             await lifecycle.stop()
     assert lifecycle.dropped == 150
 

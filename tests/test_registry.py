@@ -1106,7 +1106,7 @@ async def test_an_idle_direct_consumer_suspends_and_comes_back_with_the_next_eve
     ) as registry:
         suspended = registry.moments.next("suspended")
         await registry.publish({"a": 1})
-        assert await asyncio.wait_for(suspended, 10) == "a"
+        assert await asyncio.wait_for(suspended, 60) == "a"
         assert registry.active_consumer_count() == 0
         assert await registry.publish({"a": 2}) == {}
     assert handled == [1, 2]

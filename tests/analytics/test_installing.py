@@ -26,6 +26,13 @@ from tests.analytics.asgi import hello, lifespan, request
 from tests.conftest import QUICK
 
 
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits is stored at the end, however busy the machine is."""
+    for module in ("batching", "installing", "sharing"):
+        monkeypatch.setattr(f"eventstore.analytics.{module}.CLOSED_WITHIN", 60.0)
+
+
 async def home(_request: Request) -> PlainTextResponse:
     return PlainTextResponse("hello")
 

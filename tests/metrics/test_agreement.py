@@ -87,7 +87,7 @@ async def _drained(events: AsyncIterator[Event]) -> None:
 
 
 async def _until(holds: Any) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not holds():
             await asyncio.sleep(0.005)
 
