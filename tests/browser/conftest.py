@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -35,7 +35,7 @@ class Shop:
     async def append(self, type: str = "OrderPlaced", stream: str = "order-1", **data: Any) -> int:
         """Append an event, and return its position once it was handled."""
         position = (await self.store.append(stream, [NewEvent(type, data)])).position
-        await self.store.subscriptions.wait_for("billing", position, timeout=10)
+        await self.store.subscriptions.wait_for("billing", position, timeout=60)
         return position
 
     async def park(self, number: int, type: str = "OrderPlaced") -> int:
@@ -49,7 +49,8 @@ async def shop(databases: Any) -> AsyncIterator[Shop]:
     from eventstore.dashboard import dashboard
 
     with databases.fresh(f"browser_{os.getpid()}") as dsn:
-        async with EventStore(dsn, settings=QUICK, node_name="one") as store:
+        # Nobody loses a lease, and delivers again, however busy the machine is.
+        async with EventStore(dsn, settings=replace(QUICK, lease_ttl=60.0), node_name="one") as store:
             made = Shop(store)
             store.handler("billing", EventType("OrderPlaced", SCRIPT), policy=FailurePolicy(attempts=1))(made.bill)
             async with store.running(), serving(dashboard(store, allow_actions=True, open_to_all=True)) as made.url:
@@ -59,7 +60,7 @@ async def shop(databases: Any) -> AsyncIterator[Shop]:
 @pytest_asyncio.fixture(loop_scope="package", scope="package")
 async def browser() -> AsyncIterator[Any]:
     # Long enough for a machine that does much else; nothing waits so long if all is well.
-    pytest.importorskip("playwright.async_api").expect.set_options(timeout=15_000)
+    pytest.importorskip("playwright.async_api").expect.set_options(timeout=60_000)
     binary = find_chromium(os.environ)
     if binary is None:
         pytest.skip("no Chromium: set CHROMIUM to its path, or put chromium or google-chrome on the PATH")
@@ -71,7 +72,7 @@ async def browser() -> AsyncIterator[Any]:
 @pytest_asyncio.fixture(loop_scope="package", scope="package")
 async def context(browser: Any) -> AsyncIterator[Any]:
     opened = await browser.new_context(viewport={"width": 1280, "height": 860}, reduced_motion="reduce")
-    opened.set_default_timeout(15_000)
+    opened.set_default_timeout(60_000)
     yield opened
     await opened.close()
 

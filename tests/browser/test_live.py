@@ -87,7 +87,7 @@ async def test_a_rewind_shows_first_what_it_will_do(page: Any, shop: Shop) -> No
     assert shop.billed.count(position) == 1
     await page.get_by_role("button", name="Rewind billing").click()
     await expect(page.get_by_text("delivers again what comes after")).to_be_visible()
-    await shop.store.subscriptions.wait_for("billing", position, timeout=10)
+    await shop.store.subscriptions.wait_for("billing", position, timeout=60)
     assert shop.billed.count(position) == 2
 
 

@@ -22,6 +22,9 @@ SECRET = "a-secret-of-ada-that-is-long"
 READER = "a-secret-of-bob-that-is-long"
 SCRAPER = "a-secret-of-prometheus-here"
 
+WITHIN = 60.0
+"""Seconds that a test waits for something; nothing takes so long if all is well, however busy the machine is."""
+
 
 def browser(app: Any, base: str = ORIGIN, **headers: str) -> httpx.AsyncClient:
     """A browser on this machine. Errors of the application are what it answers, as with a real server."""
@@ -72,7 +75,7 @@ class Stream:
 
     async def until(self, holds: Callable[[Stream], object]) -> None:
         """Wait until *holds* is true of what came."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WITHIN):
             while not holds(self):
                 self._news.clear()
                 await self._news.wait()
@@ -141,7 +144,7 @@ async def watch(app: Any, path: str, query: str = "", **headers: str) -> AsyncIt
         yield stream
     finally:
         stream.leave()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WITHIN):
             await task
 
 

@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from eventstore import EventStore, EventType, FailurePolicy, NewEvent
 from eventstore.dashboard import dashboard
 from eventstore.reports.actions import Action, list_actions, recorded
-from tests.dashboard.conftest import SECRET, browser, own_csrf, signed_in, submit
+from tests.dashboard.conftest import SECRET, WITHIN, browser, own_csrf, signed_in, submit
 
 PAGE = "/subscriptions/billing"
 
@@ -35,7 +35,7 @@ async def parked(store: EventStore) -> str:
         raise ValueError("no")
 
     async with store.running():
-        await store.subscriptions.wait_for("billing", 4, timeout=10)
+        await store.subscriptions.wait_for("billing", 4, timeout=WITHIN)
     return "billing"
 
 

@@ -16,7 +16,7 @@ from eventstore.dashboard import dashboard
 from eventstore.dashboard.encoding import beginning, to_json
 from eventstore.dashboard.pages import PAGES
 from eventstore.dashboard.parameters import Parameters
-from tests.dashboard.conftest import ORIGIN, browser, csrf_of
+from tests.dashboard.conftest import ORIGIN, WITHIN, browser, csrf_of
 
 EVERY = [
     "/",
@@ -521,7 +521,7 @@ async def test_nothing_that_data_says_becomes_a_part_of_the_page(
 ) -> None:
     async with store.running():
         while not await store.subscriptions.parked(CORPUS[0]):
-            await store.subscriptions.wait_for(CORPUS[0], 1, timeout=5)
+            await store.subscriptions.wait_for(CORPUS[0], 1, timeout=WITHIN)
         paths = hostile()
         for text in CORPUS:
             name = text.replace("\n", " ")

@@ -21,6 +21,7 @@ from eventstore import EventStore
 from eventstore.dashboard import dashboard
 from eventstore.dashboard.serving import bind, check_certificate, serve, url_of
 from eventstore.errors import ConfigurationError
+from tests.dashboard.conftest import WITHIN
 
 
 @asynccontextmanager
@@ -29,17 +30,17 @@ async def served(app: Starlette, **options: Any) -> AsyncIterator[tuple[str, asy
     with bind("127.0.0.1", 0) as listening:
         started = asyncio.Event()
         task = asyncio.create_task(serve(app, listening, started=started.set, **options))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WITHIN):
             await started.wait()
         yield url_of(listening, tls="certificate" in options, root_path=options.get("root_path", "")), task
         task.cancel()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WITHIN):
             await asyncio.wait((task,))
 
 
 @asynccontextmanager
 async def watching(url: str) -> AsyncIterator[httpx.Response]:
-    async with httpx.AsyncClient(timeout=10) as client, client.stream("GET", url) as stream:
+    async with httpx.AsyncClient(timeout=WITHIN) as client, client.stream("GET", url) as stream:
         lines = stream.aiter_lines()  # kept: once it is gone, httpx hangs up
         while not (await anext(lines)).startswith("event: part"):
             pass
@@ -50,21 +51,21 @@ async def test_it_serves_and_ends_while_somebody_watches(app: Starlette) -> None
     async with served(app) as (url, task):
         async with watching(f"{url}live/"):
             task.cancel()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(WITHIN):
                 await asyncio.wait((task,))
             assert task.cancelled()
             assert app.state.site.sampler.viewers == 0
 
 
 async def test_below_a_path_links_and_pages_agree(app: Starlette) -> None:
-    async with served(app, root_path="/events") as (url, _), httpx.AsyncClient() as client:
+    async with served(app, root_path="/events") as (url, _), httpx.AsyncClient(timeout=WITHIN) as client:
         assert url.endswith("/events/")
         page = await client.get(url.replace("/events/", "/"))
         assert 'href="/events/subscriptions"' in page.text
 
 
 async def test_the_address_it_prints_answers_with_a_proxy_that_takes_the_path_away_and_without(app: Starlette) -> None:
-    async with served(app, root_path="/ops") as (url, _), httpx.AsyncClient() as client:
+    async with served(app, root_path="/ops") as (url, _), httpx.AsyncClient(timeout=WITHIN) as client:
         for address in (url, url[:-1], url.replace("/ops/", "/"), f"{url}subscriptions", f"{url}static/app.js"):
             assert (await client.get(address)).status_code == 200, address
 
@@ -81,7 +82,7 @@ async def test_a_form_that_comes_slowly_does_not_end_in_a_traceback(
         while not (tasks := [one for one in asyncio.all_tasks() if "RequestResponseCycle" in repr(one.get_coro())]):
             await asyncio.sleep(0)
         task.cancel()
-        await asyncio.wait((task, *tasks), timeout=10)
+        await asyncio.wait((task, *tasks), timeout=WITHIN)
         writer.close()
     assert "Traceback" not in caplog.text
     assert "Exception in ASGI" not in caplog.text
@@ -99,7 +100,7 @@ async def test_inside_of_another_application_it_does_not_hold_up_the_end_of_the_
             await asyncio.sleep(0.01)
         async with watching(f"{url_of(listening, tls=False)}ops/live/"):
             server.should_exit = True
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(WITHIN):
                 await task
 
 
@@ -126,7 +127,7 @@ async def test_tls_is_spoken_with_the_certificate_given(app: Starlette, tmp_path
     await asyncio.to_thread(subprocess.run, make, check=True, capture_output=True)
     check_certificate(cert, key)
     async with served(app, certificate=(cert, key)) as (url, _):
-        async with httpx.AsyncClient(verify=ssl.create_default_context(cafile=cert)) as client:
+        async with httpx.AsyncClient(timeout=WITHIN, verify=ssl.create_default_context(cafile=cert)) as client:
             answer = await client.get(url)
     assert answer.status_code == 200
     assert "; Secure" in answer.headers["set-cookie"]
