@@ -28,7 +28,7 @@ class Heard:
         self._changed.set()
 
     async def until(self, payloads: list[str]) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while self.payloads != payloads:
                 self._changed.clear()
                 await self._changed.wait()
@@ -46,7 +46,7 @@ async def started(connect: Callable[[], Awaitable[Any]], **options: Any) -> Asyn
     listener = Listener(connect, **options)
     await listener.start()
     try:
-        await listener.ready(20)
+        await listener.ready(60)
         yield listener
     finally:
         await listener.stop()
@@ -76,7 +76,7 @@ async def test_a_channel_asked_for_before_the_start_is_heard(db: str, sql: async
     heard, listener = Heard(), Listener(connecting(db))
     await listener.listen("a", heard)
     await listener.start()
-    await listener.ready(20)
+    await listener.ready(60)
     await notify(sql, "a", "1")
     await heard.until(["1"])
     await listener.stop()
@@ -107,7 +107,7 @@ async def test_every_channel_is_listened_on_again_before_the_reconnection_is_ann
         for n in range(1, 4):
             again = listener.moments.next("listening")
             await end_backend(sql)
-            await asyncio.wait_for(again, 30)
+            await asyncio.wait_for(again, 60)
             assert states.payloads == ["lost", "reconnected"] * n
             for channel in "abc":
                 await notify(sql, channel, channel)
@@ -120,7 +120,7 @@ async def test_the_first_time_and_the_end_are_announced_as_well(db: str) -> None
     forget = listener.on_state(states.append)
     for _ in range(2):
         await listener.start()
-        await listener.ready(20)
+        await listener.ready(60)
         await listener.stop()
     forget()
     await listener.start()
@@ -140,7 +140,7 @@ async def test_a_callback_that_raises_is_logged_and_breaks_nothing(
     await listener.listen("a", fail)
     await listener.listen("a", heard)
     await listener.start()
-    await listener.ready(20)
+    await listener.ready(60)
     await notify(sql, "a", "1", "2")
     await heard.until(["1", "2"])
     await listener.stop()
@@ -150,19 +150,20 @@ async def test_a_callback_that_raises_is_logged_and_breaks_nothing(
 async def test_a_connection_that_hears_nothing_is_replaced(
     db: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eventstore.listening.HEARD_WITHIN", 0.5)
     async with started(connecting(db), heartbeat_interval=0.05) as listener:
         [before] = [row[0] for row in await sql.fetch(OPEN)]
         again = listener.moments.next("listening")
+        await listener.moments.next("heard")
+        monkeypatch.setattr("eventstore.listening.HEARD_WITHIN", 0.5)
         listener._own = "somewhere_else"
-        await asyncio.wait_for(again, 30)
+        await asyncio.wait_for(again, 60)
         assert [row[0] for row in await sql.fetch(OPEN)] != [before]
 
 
 async def test_heartbeats_use_the_listening_connection(db: str, sql: asyncpg.Connection) -> None:
     async with started(connecting(db), heartbeat_interval=0.05) as listener:
         for _ in range(3):
-            await asyncio.wait_for(listener.moments.next("heard"), 30)
+            await asyncio.wait_for(listener.moments.next("heard"), 60)
             assert len(await sql.fetch(OPEN)) == 1
 
 
@@ -201,9 +202,9 @@ async def test_a_pooler_that_lets_only_own_signals_through_is_noticed(
     await listener.start()
     if deaf:
         with pytest.raises(DatabaseUnavailable, match="Behind a pooler in transaction mode"):
-            await listener.ready(2)
+            await listener.ready(60)
     else:
-        await listener.ready(20)
+        await listener.ready(60)
     await listener.stop()
 
 
@@ -227,7 +228,7 @@ async def test_one_that_does_not_listen_says_why() -> None:
 
     listener = Listener(connect)
     with pytest.raises(DatabaseUnavailable, match="not started"):
-        await listener.ready(20)
+        await listener.ready(60)
     await listener.start()
     with pytest.raises(DatabaseUnavailable, match="no such server"):
         await listener.ready(0.2)
@@ -262,6 +263,6 @@ async def test_nothing_is_left_behind(db: str, sql: asyncpg.Connection) -> None:
             await asyncio.sleep(0.001)
         await listener.stop()
     assert len(asyncio.all_tasks()) == before
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while await sql.fetch(OPEN):
             await asyncio.sleep(0.01)

@@ -127,7 +127,7 @@ async def test_a_running_store_is_present_on_other_nodes_with_its_version_and_co
         assert (meta["name"], meta["version"], meta["subscriptions"]) == ("one", __version__, ["audit"])
         assert datetime.fromisoformat(meta["started_at"]).tzinfo is not None
     # It says so itself: its silence would be noticed only after half a minute.
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(25):
         await watcher.until(lambda present: not present)
 
 
