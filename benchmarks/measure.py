@@ -37,15 +37,15 @@ async def drive(callers: Sequence[Call], seconds: float, *, start: float | None 
 
     async def keep_calling(call: Call, deadline: float) -> int:
         nonlocal errors
-        count = 0
-        while (before := perf_counter()) < deadline:
+        count, before = 0, perf_counter()
+        while True:  # once at least, or on a busy machine a moment may be over before it begins
             try:
                 count += await call()
+                latencies.append(perf_counter() - before)
             except REFUSED:
                 errors += 1
-                continue
-            latencies.append(perf_counter() - before)
-        return count
+            if (before := perf_counter()) >= deadline:
+                return count
 
     if start is not None:
         await asyncio.sleep(start - monotonic())
@@ -63,11 +63,14 @@ async def drive_threads(callers: Sequence[Callable[[], int]], seconds: float) ->
 
     def keep_calling(call: Callable[[], int]) -> None:
         together.wait()
-        deadline, count = perf_counter() + seconds, 0
+        before, count = perf_counter(), 0
+        deadline = before + seconds
         try:
-            while (before := perf_counter()) < deadline:
+            while True:
                 count += call()
                 latencies.append(perf_counter() - before)
+                if (before := perf_counter()) >= deadline:
+                    break
         except Exception as error:  # noqa: BLE001  # raised below
             failures.append(error)
         counts.append(count)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
+from itertools import count
 
 import pytest
 
@@ -76,18 +78,27 @@ def test_what_is_stored_is_256_bytes_of_json() -> None:
     assert new_event().data == DATA
 
 
-async def test_calls_are_counted_and_refusals_are_errors() -> None:
+async def test_calls_are_counted_and_refusals_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.measure.perf_counter", partial(next, count()))  # each look takes a second
     answers = iter([2, 2, EventStoreError("no")])
 
     async def call() -> int:
         match next(answers, 0):
             case Exception() as refusal:
                 raise refusal
-            case int(count):
-                return count
+            case int(number):
+                return number
 
-    sample = await drive([call], 0.01)
+    sample = await drive([call], 10)
     assert (sample.count, sample.errors) == (4, 1)
+
+
+async def test_everybody_calls_once_however_short_the_time_is() -> None:
+    async def call() -> int:
+        return 1
+
+    assert (await drive([call] * 3, -1)).count == 3
+    assert (await drive_threads([lambda: 1] * 3, -1)).count == 3
 
 
 async def test_a_blocking_call_that_fails_fails_the_measurement() -> None:
