@@ -40,7 +40,7 @@ from eventstore.subscriptions.admin import Subscriptions
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLE = re.compile(r"^```(\w+)\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", re.DOTALL | re.MULTILINE)
-WITHIN = 10.0
+WITHIN = 60.0
 """Seconds for one example."""
 
 

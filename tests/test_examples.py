@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
+import re
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +18,18 @@ from eventstore.pubsub import Mailbox
 ROOT = Path(__file__).parent.parent
 
 
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @asynccontextmanager
 async def serving(app: str, dsn: str) -> AsyncIterator[tuple[int, asyncio.subprocess.Process]]:
     """Run *app* in a process of its own, until the block ends; yields its port."""
-    port = free_port()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "uvicorn", app, "--port", str(port), "--timeout-graceful-shutdown", "1",
+        sys.executable, "-m", "uvicorn", app, "--port", "0", "--timeout-graceful-shutdown", "1",
         cwd=ROOT, env={**os.environ, "EVENTSTORE_DSN": dsn}, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stderr is not None
     try:
-        while b"Uvicorn running" not in (line := await process.stderr.readline()):
+        while not (found := re.search(rb"Uvicorn running on \S+:(\d+)", line := await process.stderr.readline())):
             assert line, "the server ended before it ran"
-        yield port, process
+        yield int(found[1]), process
     finally:
         if process.returncode is None:
             process.terminate()
@@ -53,7 +45,7 @@ async def opened(port: int, request: str, body: str = "") -> tuple[asyncio.Strea
 
 async def event(reader: asyncio.StreamReader, kind: str, data: Any) -> None:
     """Return when the stream has brought that event."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while True:
             line = (await reader.readline()).decode()
             assert line, "the stream ended"
@@ -65,7 +57,7 @@ async def event(reader: asyncio.StreamReader, kind: str, data: Any) -> None:
 
 async def test_two_processes_show_who_is_in_the_room_and_what_is_said(db: str) -> None:
     app = "examples.presence:app"
-    async with asyncio.timeout(60), serving(app, db) as (one, _), serving(app, db) as (two, second):
+    async with asyncio.timeout(120), serving(app, db) as (one, _), serving(app, db) as (two, second):
         ada, ada_ends = await opened(one, "GET /rooms/lobby/events?name=ada")
         bob, bob_ends = await opened(two, "GET /rooms/lobby/events?name=bob")
         await event(ada, "here", ["ada", "bob"])
@@ -89,7 +81,7 @@ async def shown(*command: str, dsn: str) -> str:
 
 
 async def test_a_worker_adds_deposits_up_and_writes_letters(db: str) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         worker = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "eventstore.cli", "work", "--app", "examples.subscriptions:store",
             cwd=ROOT, env={**os.environ, "EVENTSTORE_DSN": db}, stdout=asyncio.subprocess.PIPE,

@@ -269,7 +269,7 @@ ACTIONS: dict[str, Action] = {
 async def outcome(action: Callable[[Who], Awaitable[Any]], who: Who) -> str:
     """Return "allowed", or what it was refused with."""
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await action(who)
     except (EventStoreError, asyncpg.PostgresError) as error:
         return type(error).__name__

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ def secured() -> Iterator[Server]:
         certificate, other = _certificate(root, "server"), _certificate(root, "other")
         (root / "password").write_text(PASSWORD)
         account = _account(root)
-        data, port = root / "data", _free_port()
+        data = root / "data"
         run: list[Any] = [
             binaries / "initdb",
             "-D",
@@ -76,23 +77,35 @@ def secured() -> Iterator[Server]:
         ]
         subprocess.run([*run, f"--pwfile={root / 'password'}"], check=True, capture_output=True, **account)
         (data / "pg_hba.conf").write_text(_RULES)
-        settings = {"listen_addresses": "127.0.0.1,127.0.0.2", "port": port, "unix_socket_directories": ""}
+        settings: dict[str, Any] = {"listen_addresses": "127.0.0.1,127.0.0.2", "unix_socket_directories": ""}
         settings |= {"fsync": "off"}
         if tls:
             settings |= {"ssl": "on", "ssl_cert_file": certificate, "ssl_key_file": root / "server.key"}
         options = [f"--{name}={value}" for name, value in settings.items()]
-        with subprocess.Popen(
-            [binaries / "postgres", "-D", data, *options], stderr=subprocess.PIPE, text=True, **account
-        ) as process:
-            assert process.stderr is not None
-            try:
-                next(line for line in process.stderr if "ready to accept connections" in line)
-                yield Server(port, certificate, other, tls)
-            finally:
-                process.terminate()
-                process.stderr.read()
+        process, port = _started([binaries / "postgres", "-D", data, *options], account)
+        # A pipe that nobody reads fills, and then a server that logs refusals stands still.
+        reading = threading.Thread(target=process.communicate)
+        reading.start()
+        try:
+            yield Server(port, certificate, other, tls)
+        finally:
+            process.terminate()
+            reading.join()
     finally:
         shutil.rmtree(root)
+
+
+def _started(command: list[Any], account: dict[str, Any]) -> tuple[subprocess.Popen[str], int]:
+    """Start a server on a free port: on another one, if somebody took it before the server did."""
+    for _ in range(20):
+        port, said = _free_port(), []
+        process = subprocess.Popen([*command, f"--port={port}"], stderr=subprocess.PIPE, text=True, **account)
+        for line in process.stderr or ():
+            said.append(line)
+            if "ready to accept connections" in line:
+                return process, port
+        process.communicate()
+    raise RuntimeError("".join(said))
 
 
 def _binaries() -> tuple[Path, bool]:

@@ -202,7 +202,7 @@ def failures_of(work: Callable[[str], Awaitable[object]], dsn: str) -> str:
     """Run what has to fail; return all that can be known of how it did."""
 
     async def run() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await work(dsn)
 
     try:
@@ -266,7 +266,7 @@ async def _listened(dsn: str, listen_dsn: str) -> None:
     logging.getLogger("eventstore").addHandler(warned)
     try:
         await signals.start(dsn, "eventstore")
-        await asyncio.wait_for(warned.once.wait(), 20)
+        await asyncio.wait_for(warned.once.wait(), 60)
         await signals.stop()
     finally:
         logging.getLogger("eventstore").removeHandler(warned)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -73,9 +74,9 @@ def test_packages_without_a_known_vulnerability_pass_even_a_strict_audit(
 def test_a_service_that_cannot_be_reached_has_audited_nothing(
     lock: str, options: tuple[str, ...], code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with service(lambda _: {}) as url:
-        pass  # nobody listens there any more
-    assert main(lock, *options, "--osv-url", url) == code
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens there, and nobody else will
+        assert main(lock, *options, "--osv-url", f"http://127.0.0.1:{taken.getsockname()[1]}/v1/query") == code
     said = capsys.readouterr().out
     assert said.startswith("warning: nothing was audited")
     assert "refused" in said
