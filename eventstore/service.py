@@ -13,7 +13,18 @@ from typing import Any, Protocol
 
 from eventstore.errors import EventStoreError
 
-__all__ = ["Backoff", "Clock", "LoopClock", "Moments", "Tasks", "Turns", "on_sigterm", "set_within", "to_its_end"]
+__all__ = [
+    "Backoff",
+    "Clock",
+    "LoopClock",
+    "Moments",
+    "Tasks",
+    "Turns",
+    "on_sigterm",
+    "raise_if_cancelled",
+    "set_within",
+    "to_its_end",
+]
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +40,13 @@ async def set_within(event: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+def raise_if_cancelled() -> None:
+    """Go on with a cancellation of this task, whatever was called made of it: swallowed or another error."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling() > 0:
+        raise asyncio.CancelledError
 
 
 async def to_its_end(work: Awaitable[object]) -> None:

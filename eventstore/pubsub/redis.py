@@ -18,7 +18,7 @@ from eventstore.pubsub.adapter import Envelope, Receiver
 from eventstore.pubsub.arrivals import Arrivals
 from eventstore.pubsub.frames import Frames
 from eventstore.pubsub.outbox import Outbox
-from eventstore.service import Tasks, to_its_end
+from eventstore.service import Tasks, raise_if_cancelled, to_its_end
 
 __all__ = ["Redis"]
 
@@ -148,6 +148,7 @@ class Redis:
         with self._mapped():
             async with asyncio.timeout(SEND_WITHIN):
                 await pipeline.execute()
+            raise_if_cancelled()
         self.counters["frames_sent"] += frames
 
     # -- receiving
@@ -189,6 +190,7 @@ class Redis:
         """Return never; raise when the connection ended, or has become silent without an end."""
         asked = False
         while True:
+            raise_if_cancelled()
             message = await pubsub.get_message(timeout=SILENCE)
             if message is not None:
                 asked = False
@@ -234,7 +236,8 @@ def _library() -> Any:
 def _client(url: str) -> Any:
     """Return a client that has not connected yet.
 
-    It never tries again by itself: a connection that came back unseen would hide that messages were missed.
+    It never tries again by itself: a connection that came back unseen would hide that messages were missed. Until
+    Python 3.12 its sending loses a cancellation that comes as it ends (`asyncio.wait_for`), so whoever uses it looks.
     """
     library = _library()
     try:

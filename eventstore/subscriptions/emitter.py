@@ -27,7 +27,7 @@ from eventstore.database import Database
 from eventstore.errors import DatabaseUnavailable, LeaseLost, TransactionConflict
 from eventstore.events import Event
 from eventstore.feed import Feed, Handle
-from eventstore.service import Backoff, Clock, Moments, set_within
+from eventstore.service import Backoff, Clock, Moments, raise_if_cancelled, set_within
 from eventstore.settings import Settings
 from eventstore.subscriptions.delivery import DONE, Delivery, Outcome, Registration, handling
 from eventstore.subscriptions.inlet import Inlet, Source
@@ -469,7 +469,7 @@ class Emitter:
                 async with asyncio.timeout(self.policy.timeout):
                     returned = await call
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the outcome says what it was
-            _raise_if_cancelled()
+            raise_if_cancelled()
             late = isinstance(error, TimeoutError) and not str(error) and self.policy.timeout is not None
             failure = TimeoutError(f"no answer within {self.policy.timeout:g} s") if late else error
             return self._first_word(delivery, Outcome(failure))
@@ -756,10 +756,3 @@ def _failed(
         event.position, event.bucket, key, state, blocking, replay, attempts,
         *((None, None, None) if error is None else described(error)),
     )  # fmt: skip
-
-
-def _raise_if_cancelled() -> None:
-    """Go on with a cancellation of this emitter, whatever its handler made of it: swallowed or another error."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling() > 0:
-        raise asyncio.CancelledError

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from secrets import token_hex
 from typing import Any
 from uuid import uuid4
@@ -259,6 +260,26 @@ async def test_a_connection_that_fell_silent_is_taken_for_lost_and_replaced(
     assert await received(here) == [("lost",)]
     stopped.send_signal(signal.SIGCONT)
     assert await received(here) == [("reconnected",)]
+
+
+async def test_a_cancellation_that_the_client_loses_ends_the_reading_all_the_same(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from redis.asyncio.client import PubSub as Subscribed
+
+    pinging = asyncio.Event()
+
+    async def deaf(_: Any) -> None:
+        with suppress(asyncio.CancelledError):
+            pinging.set()
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(Subscribed, "ping", deaf)
+    monkeypatch.setattr(adapter, "SILENCE", 0.02)
+    a = await cluster.node("a")
+    async with asyncio.timeout(WITHIN):
+        await pinging.wait()
+        await a.adapter.close()
 
 
 async def test_a_silent_connection_that_answers_is_kept(
