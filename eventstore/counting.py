@@ -162,7 +162,8 @@ class Counts:
         signals_sent, signals_heard: to, and from, other nodes.
         listen_losses, listen_reconnects: of the LISTEN connection.
         leases_lost: how often this node lost its lease, and all partitions with it.
-        partitions_claimed, partitions_lost, partitions_released, partitions_halted: of this node.
+        partitions_claimed, partitions_lost, partitions_released, partitions_halted: of this node; lost are also those
+            whose release failed.
         crashes: emitters that ended by an error of their own.
             subscriptions: what handlers did.
     """

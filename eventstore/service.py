@@ -203,6 +203,7 @@ class Tasks:
                 log.warning("%s: %s; trying again", name, error)
             except Exception:
                 log.exception("%s failed; trying again", name)
+            raise_if_cancelled()
             await asyncio.sleep(backoff.next())
 
     def _done(self, task: asyncio.Task[Any]) -> None:

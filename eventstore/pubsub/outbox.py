@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from eventstore.errors import DatabaseUnavailable
 from eventstore.pubsub.adapter import Envelope
 from eventstore.pubsub.frames import Prepared
-from eventstore.service import set_within
+from eventstore.service import raise_if_cancelled, set_within
 
 __all__ = ["Outbox", "Refused"]
 
@@ -150,6 +150,7 @@ class Outbox:
             _fail(batch, error)
             if not isinstance(error, Exception):
                 raise
+            raise_if_cancelled()
         finally:
             self._flushing = False
             self._rest()

@@ -132,6 +132,7 @@ class Pools:
         )  # fmt: skip
         self._settling = Settling(self._control, self.settings, self._emitters, self._missed, self.clock, self.moments)
         self._leaving: set[Emitter] = set()
+        self._left = False
         self.registry: ConsumerRegistry[Handle] = ConsumerRegistry(
             f"emitters of {self.node_name}",
             self._start_consumer,
@@ -284,6 +285,7 @@ class Pools:
                     # What is given up is not renewed: it would pass for lost, and its partitions with it.
                     self._holding.cancel()
                     await asyncio.wait([self._holding])
+                    self._left = True
                     await self.ledger.leave(node)
                     self._tell_of_node("node_left", node)
         except Exception as error:  # noqa: BLE001 - as above
@@ -429,7 +431,8 @@ class Pools:
         for emitter in emitters:
             if emitter.claim.key in back:
                 self._given_back(emitter)
-        self._lose(emitters)  # of the others nobody knows how far they are settled
+        if not self._left:  # which gives back all there is, and tells of it
+            self._lose(emitters, "whose release failed, so that nobody knows how far they are settled")
         self.lease.look()
         self.lease.news.set()
 
@@ -500,13 +503,13 @@ class Pools:
         self._lose(self.emitters)
         self.changed.set()
 
-    def _lose(self, emitters: Sequence[Emitter]) -> None:
+    def _lose(self, emitters: Sequence[Emitter], why: str = "which others own or which are gone") -> None:
         """Stop emitters whose partitions belong to others now, in the middle of a handler if need be."""
         emitters = [one for one in emitters if self._emitters.get(one.handle) is one]
         if emitters:
             some = ", ".join(f"{one.claim.name}/{one.claim.partition}" for one in emitters[:5])
             more = ", …" if len(emitters) > 5 else ""
-            log.warning("lost %d partitions, which others own or which are gone: %s%s", len(emitters), some, more)
+            log.warning("lost %d partitions, %s: %s%s", len(emitters), why, some, more)
         self.counts.partitions_lost += len(emitters)
         for emitter in emitters:
             self._forget(emitter)

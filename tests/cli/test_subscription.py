@@ -590,5 +590,19 @@ async def test_what_a_new_subscription_begins_with_is_seen_once_at_any_pace(stor
     assert [row["kind"] for row in seen] == ["created", "paused"]
 
 
+async def test_what_is_met_twice_in_any_order_is_seen_once(store: EventStore) -> None:
+    inbox, seen = Mailbox[Any](), list[Any]()
+    watched = _Watched(store, inbox, [])
+    await watched.begin()
+    shared, own = store.lifecycle.subscriptions_topic(), store.lifecycle.subscription_topic("x")
+    first, second = (("store_event", kind, {"subscription": "x", "at": NOW.isoformat()}) for kind in ("one", "two"))
+    for topic, message in (shared, first), (own, second), (own, first), (shared, second):
+        await store.pubsub.local_broadcast(topic, message, dispatcher="fastlane")
+    watched._follow("x")
+    await store.pubsub.local_broadcast(own, second, dispatcher="fastlane")
+    seen += _rows(inbox.take_nowait(9), watched)
+    assert [row["kind"] for row in seen] == ["one", "two", "two"]
+
+
 def test_nothing_is_watched_with_limit_0(plain: Run) -> None:
     assert plain("subscription", "watch", "--limit", "0").output == ""

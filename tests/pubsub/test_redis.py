@@ -262,24 +262,35 @@ async def test_a_connection_that_fell_silent_is_taken_for_lost_and_replaced(
     assert await received(here) == [("reconnected",)]
 
 
+@pytest.mark.parametrize("away", [False, True])
 async def test_a_cancellation_that_the_client_loses_ends_the_reading_all_the_same(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, away: bool
 ) -> None:
     from redis.asyncio.client import PubSub as Subscribed
 
-    pinging = asyncio.Event()
+    pinging, again = asyncio.Event(), asyncio.Event()
 
     async def deaf(_: Any) -> None:
         with suppress(asyncio.CancelledError):
             pinging.set()
-            await asyncio.Event().wait()
+            await again.wait()
+        if away:
+            raise ConnectionError("cut")
+
+    async def refused() -> None:
+        raise DatabaseUnavailable("away")
 
     monkeypatch.setattr(Subscribed, "ping", deaf)
     monkeypatch.setattr(adapter, "SILENCE", 0.02)
     a = await cluster.node("a")
-    async with asyncio.timeout(WITHIN):
-        await pinging.wait()
-        await a.adapter.close()
+    await pinging.wait()
+    if away:
+        monkeypatch.setattr(a.adapter, "_subscribe", refused)
+    closing = asyncio.create_task(a.adapter.close())
+    done, _ = await asyncio.wait([closing], timeout=10)
+    for task in asyncio.all_tasks() if not done else ():  # or the test would not end either
+        task.cancel() if "pubsub listener" in task.get_name() else None
+    assert done
 
 
 async def test_a_silent_connection_that_answers_is_kept(

@@ -136,6 +136,34 @@ async def test_a_node_that_leaves_while_a_partition_is_given_back_tells_that_onc
     assert (store.counts.partitions_released, store.counts.partitions_lost) == (1, 0)
 
 
+async def test_a_partition_that_a_node_gives_back_by_leaving_before_it_was_released_is_not_told_as_lost(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, leave = Ledger.release, Ledger.leave
+    giving_back, left, answered = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def released_late(ledger: Ledger, *args: Any, **named: Any) -> Any:
+        giving_back.set()
+        await left.wait()
+        answer = await release(ledger, *args, **named)
+        asyncio.get_running_loop().call_later(0.05, answered.set)  # once that was dealt with
+        return answer
+
+    async def left_first(ledger: Ledger, *args: Any) -> None:
+        await leave(ledger, *args)
+        left.set()
+        await answered.wait()
+
+    monkeypatch.setattr(Ledger, "release", released_late)
+    monkeypatch.setattr(Ledger, "leave", left_first)
+    store.handler("s", All())(Journal().note)
+    async with running(store):
+        await store._pools.moments.next("live")
+        await store.subscriptions.pause("s")
+        await giving_back.wait()
+    assert (store.counts.partitions_released, store.counts.partitions_lost) == (1, 0)
+
+
 async def test_an_emitter_that_starts_sleeps_and_goes_on_is_told(db: str) -> None:
     async with EventStore(db, settings=replace(QUICK, hibernate_after=0.05)) as store:
         journal = Journal()

@@ -86,7 +86,8 @@ class _Watched:
     def __init__(self, store: EventStore, inbox: Mailbox[Any], names: list[str]) -> None:
         self._store, self._inbox, self._names = store, inbox, names
         self._followed: set[str] = set()
-        self._last: dict[str, Any] = {}
+        self._first: dict[str, Any] = {}
+        self._shown: set[str] = set()
 
     async def begin(self) -> None:
         """Raises `SubscriptionNotFound` for a name that is not stored."""
@@ -103,22 +104,27 @@ class _Watched:
                 self._follow(one.name)
 
     def _follow(self, name: str) -> None:
-        self._followed.add(name)
-        self._store.lifecycle.subscribe(self._store.lifecycle.subscription_topic(name), self._inbox)
+        if name not in self._followed:  # a second time would bring everything twice
+            self._followed.add(name)
+            self._store.lifecycle.subscribe(self._store.lifecycle.subscription_topic(name), self._inbox)
 
     def _met(self, message: Any) -> None:
         """Take a message of the topic of all, unless it comes on its subscription's own."""
         row = _row(message)
         if row is not None and row["subscription"] not in self._followed:
             self._follow(row["subscription"])
+            self._first[row["subscription"]] = message
             self._inbox.put_nowait(message)
 
     def row_of(self, message: Any) -> dict[str, Any] | None:
         """Return what to print of a message; None: nothing."""
         row = _row(message)
-        if row is None or self._last.get(row["subscription"]) == message:
+        if row is None or self._first.get(name := row["subscription"]) != message:
+            return row
+        if name in self._shown:
+            del self._first[name]
             return None
-        self._last[row["subscription"]] = message
+        self._shown.add(name)
         return row
 
 
