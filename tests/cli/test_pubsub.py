@@ -238,7 +238,7 @@ def stats_beside(db: str, cli: Run, *names: str) -> list[dict[str, Any]]:
     """What the command prints, given *names*, beside two nodes that answer it within the time it takes."""
 
     async def stats(*args: str) -> list[dict[str, Any]]:
-        return rows(await asyncio.to_thread(cli, "pubsub", "stats", "--within", "0.5", "--json", *args))
+        return rows(await asyncio.to_thread(cli, "pubsub", "stats", "--within", "1", "--json", *args))
 
     async def run() -> list[dict[str, Any]]:
         async with node(db, "a", pool_size=4) as a, node(db, "b") as b, a.subscription("t"), b.subscription("t", "u"):

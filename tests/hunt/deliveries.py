@@ -21,8 +21,8 @@ class Deliveries:
     Attributes:
         window: most events of a partition that a crash may have delivered again.
         crashed: terms that ended without a word.
-        again: first attempts at what had been attempted before, and had not failed: a failure is forgotten, and its
-            event tried anew, where its partition moves before the next attempt.
+        again: first attempts at what had been attempted before, unless that failed and its partition has moved since:
+            with it the failure is forgotten.
     """
 
     def __init__(self, entries: Iterable[Entry], subscriptions: Iterable[str], window: int) -> None:
@@ -34,7 +34,7 @@ class Deliveries:
         self.crashed: dict[Term, str] = {}
         self.halted: set[str] = set()
         self.again: defaultdict[str, list[Entry]] = defaultdict(list)
-        self._latest: dict[tuple[str, int], str] = {}
+        self._latest: dict[tuple[str, int], tuple[str, int]] = {}
         for entry in sorted(entries, key=lambda one: one.at):
             self._sort(entry)
         self.stored.sort(key=lambda one: one.position)
@@ -45,18 +45,19 @@ class Deliveries:
                 self.stored.append(entry)
             case "begin":
                 self.begun[entry.subscription].append(entry)
-                if entry.attempt == 1 and self._latest.get(key(entry), "failed") != "failed":
+                before, epoch = self._latest.get(key(entry), ("failed", -1))
+                if entry.attempt == 1 and (before != "failed" or epoch == entry.epoch):
                     self.again[entry.subscription].append(entry)
-                self._latest[key(entry)] = "begin"
+                self._latest[key(entry)] = "begin", entry.epoch
             case "failed":
-                self._latest[key(entry)] = "failed"
+                self._latest[key(entry)] = "failed", entry.epoch
             case "handled":
                 self.ended[entry.subscription].append(entry)
-                self._latest[key(entry)] = "handled"
+                self._latest[key(entry)] = "handled", entry.epoch
             case "parked":
                 self.ended[entry.subscription].append(entry)
                 if key(entry) in self._latest:  # and not what was parked without an attempt, behind another
-                    self._latest[key(entry)] = "parked"
+                    self._latest[key(entry)] = "parked", entry.epoch
             case "moved":
                 self.moves[entry.subscription, entry.partition].append(entry)
             case "claimed":

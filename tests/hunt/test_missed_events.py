@@ -24,7 +24,7 @@ from tests.conftest import QUICK
 from tests.faults.figures import note
 from tests.hunt.checker import check
 from tests.hunt.journal import Entry, Journal, entries
-from tests.hunt.racing import FULL, SEED
+from tests.hunt.racing import FULL, SEED, times
 
 pytestmark = pytest.mark.hunt
 
@@ -128,9 +128,10 @@ async def end_sessions(dsn: str) -> int:
     """End sessions of writers, in their transactions and in the middle of appends of the store; return how many."""
     ended = 0
     connection = await asyncpg.connect(dsn)
-    while ended < PLAN.ended:
-        ended += await connection.fetchval(END_ONE) is not None
-        await asyncio.sleep(0.1 if FULL else 0.01)
+    async with asyncio.timeout(times(120, 900)):
+        while ended < PLAN.ended:
+            ended += await connection.fetchval(END_ONE) is not None
+            await asyncio.sleep(0.1 if FULL else 0.01)
     await connection.close()
     return ended
 

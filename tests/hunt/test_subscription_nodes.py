@@ -396,7 +396,7 @@ async def test_a_node_that_is_asked_to_stop_ends_what_it_has_in_hand_and_the_nex
         took = await stop_again_and_again(hunt, rounds)
         # Nothing is lost, nothing comes twice, and no checkpoint was ever beyond what was through.
         assert await hunt.anomalies("batch") == {}, SEED
-        assert max(took) <= times(60, 10)
+        assert max(took) <= times(30, 10)
         note(stops=rounds, slowest_s=round(max(took), 2), grace_s=hunt.plan.settings.drain_grace, anomalies=0)
 
 
