@@ -115,9 +115,10 @@ def parent(pid: int) -> int:
 
 
 def kill(pids: list[int], number: int = signal.SIGKILL) -> None:
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
+    for each in (signal.SIGSTOP, number) if number == signal.SIGKILL else (number,):  # none sees another one end
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, each)
 
 
 def command(data: Path, python: str = sys.executable, **options: Any) -> list[str]:
