@@ -18,7 +18,7 @@ from eventstore.reports.site import Site
 
 __all__ = ["Blocker", "Horizon", "check_visible", "describe", "read_blockers", "read_horizon", "terminate"]
 
-HELD, HELD_LONG = 5.0, 60.0
+HELD, HELD_LONG = 3.0, 60.0
 """Seconds after which a transaction is no append at work any more, and after which readers stand still."""
 
 
