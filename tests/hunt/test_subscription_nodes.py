@@ -365,12 +365,17 @@ async def parked_at_most(hunt: Hunt, left: int) -> bool:
     return bool(await hunt.sql.fetchval("select count(*) <= $1 from eventstore.parked", left))
 
 
+EVENTS, STREAMS = 100_000, 1_000
+"""So many that the pauses before the last attempts do not count, of which one in a thousand fails."""
+
+
 @pytest.mark.skipif(not FULL, reason="a figure, which needs the time")
 async def test_throughput_beside_keys_that_fail(db: str, tmp_path: Path) -> None:
-    took: dict[tuple[str, ...], list[float]] = {(): [], FAILING: []}
+    bad = FAILING[:1]
+    took: dict[tuple[str, ...], list[float]] = {(): [], bad: []}
     async with hunting(db, tmp_path, Plan(policy=PATIENCE, window=1_000)) as hunt:
-        await hunt.fill(20_000, 100)
-        for failing in [(), FAILING] * 3:
+        await hunt.fill(EVENTS, STREAMS)
+        for failing in [(), bad] * 3:
             hunt.plan = replace(hunt.plan, failing=failing)
             node = await hunt.start("a")
             await node.says("ready")
@@ -379,7 +384,8 @@ async def test_throughput_beside_keys_that_fail(db: str, tmp_path: Path) -> None
             took[failing].append(time.monotonic() - began)
             await hunt.end()
             await hunt.store.unsubscribe("plain")
-    well, beside = 20_000 / min(took[()]), 0.97 * 20_000 / min(took[FAILING])
+    others = EVENTS * (1 - 1 / STREAMS)
+    well, beside = EVENTS / min(took[()]), others / min(took[bad])
     note(alone_per_second=round(well), beside_per_second=round(beside), ratio_percent=round(100 * beside / well))
     assert beside / well >= 0.9
 
