@@ -106,8 +106,8 @@ ROWS: tuple[Row, ...] = (
         control="a partition that is taken before its lease ran out",
         caught_by=_at("hunt/test_clocks.py", "a_partition_taken_before_the_lease_ran_out_is_caught")),
     Row(11, "P5 P7", "handlers block the loop for five leases, hang, raise, and get events they cannot decode",
-        "nothing runs twice unfenced; parked after its attempts, and replayed; others at ≥ 90 % of their speed while one"
-        " event in a thousand fails",
+        "nothing runs twice unfenced; parked after its attempts, and replayed; others at ≥ 90 % of their speed while"
+        " one event in a thousand fails",
         (*_at(_NODES, "whatever_a_handler_does_wrong_is_recorded_and_holds_back_its_own_stream_only",
             "a_policy_that_halts_stops_the_partitions_of_what_failed_and_no_others",
             "keys_that_fail_hold_back_no_others_and_are_replayed_in_order",
