@@ -95,6 +95,7 @@ class Outbox:
     async def run(self, healthy: Callable[[], None]) -> None:
         """Send what waits, for ever. A flush that fails is the failure of those who wait for it."""
         while True:
+            raise_if_cancelled()  # also after a flush that lost it
             await self._filled.wait()
             if (pause := self._pause()) > 0:
                 await set_within(self._hurry, pause)
@@ -150,7 +151,6 @@ class Outbox:
             _fail(batch, error)
             if not isinstance(error, Exception):
                 raise
-            raise_if_cancelled()
         finally:
             self._flushing = False
             self._rest()

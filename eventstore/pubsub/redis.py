@@ -148,7 +148,6 @@ class Redis:
         with self._mapped():
             async with asyncio.timeout(SEND_WITHIN):
                 await pipeline.execute()
-            raise_if_cancelled()
         self.counters["frames_sent"] += frames
 
     # -- receiving

@@ -132,7 +132,6 @@ class Pools:
         )  # fmt: skip
         self._settling = Settling(self._control, self.settings, self._emitters, self._missed, self.clock, self.moments)
         self._leaving: set[Emitter] = set()
-        self._left = False
         self.registry: ConsumerRegistry[Handle] = ConsumerRegistry(
             f"emitters of {self.node_name}",
             self._start_consumer,
@@ -285,7 +284,6 @@ class Pools:
                     # What is given up is not renewed: it would pass for lost, and its partitions with it.
                     self._holding.cancel()
                     await asyncio.wait([self._holding])
-                    self._left = True
                     await self.ledger.leave(node)
                     self._tell_of_node("node_left", node)
         except Exception as error:  # noqa: BLE001 - as above
@@ -431,7 +429,7 @@ class Pools:
         for emitter in emitters:
             if emitter.claim.key in back:
                 self._given_back(emitter)
-        if not self._left:  # which gives back all there is, and tells of it
+        if not self._holding.done():  # or the node leaves, which gives back all there is, and tells of it
             self._lose(emitters, "whose release failed, so that nobody knows how far they are settled")
         self.lease.look()
         self.lease.news.set()

@@ -19,7 +19,7 @@ from eventstore import All, Delivery, Event, EventStore, FailurePolicy, NewEvent
 from eventstore.cli.subscription import changing
 from eventstore.cli.subscription.changing import _show_progress
 from eventstore.cli.subscription.showing import _glob, _owners, row_of, status_of
-from eventstore.cli.subscription.watching import _line, _rows, _Watched
+from eventstore.cli.subscription.watching import _line, _row, _rows, _Watched
 from eventstore.lifecycle import stores
 from eventstore.mailbox import Mailbox
 from eventstore.subscriptions.model import Lag, Partition, Subscription
@@ -568,9 +568,9 @@ def test_what_others_broadcast_there_is_left_out() -> None:
     watched = _Watched(None, None, [])  # type: ignore[arg-type]
     about = {"subscription": "x", "at": NOW.isoformat()}
     for message in ("hello", ("a", "b"), ("store_event", "k", {}), ("store_event", "k", {**about, "at": "noon"})):
-        assert watched.row_of(message) is None
-        watched._met(message)
-    (row,) = _rows([("store_event", "event_parked", {**about, "position": 7})], watched)
+        assert _row(message) is None
+        watched._meet(message)
+    (row,) = _rows([("store_event", "event_parked", {**about, "position": 7})])
     assert _line(row) == "00:00:00\tx\tevent_parked\tposition=7"
 
 
@@ -585,8 +585,8 @@ async def test_what_a_new_subscription_begins_with_is_seen_once_at_any_pace(stor
     for message in told:
         for topic in topics:
             await store.pubsub.local_broadcast(topic, message, dispatcher="fastlane")
-            seen += [] if at_once else _rows(inbox.take_nowait(9), watched)
-    seen += _rows(inbox.take_nowait(9), watched)
+            seen += [] if at_once else _rows(inbox.take_nowait(9))
+    seen += _rows(inbox.take_nowait(9))
     assert [row["kind"] for row in seen] == ["created", "paused"]
 
 
@@ -600,7 +600,7 @@ async def test_what_is_met_twice_in_any_order_is_seen_once(store: EventStore) ->
         await store.pubsub.local_broadcast(topic, message, dispatcher="fastlane")
     watched._follow("x")
     await store.pubsub.local_broadcast(own, second, dispatcher="fastlane")
-    seen += _rows(inbox.take_nowait(9), watched)
+    seen += _rows(inbox.take_nowait(9))
     assert [row["kind"] for row in seen] == ["one", "two", "two"]
 
 

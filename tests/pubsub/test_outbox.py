@@ -273,3 +273,26 @@ async def test_flushes_that_lie_apart_are_not_held_up(monkeypatch: pytest.Monkey
     times = iter(range(1_000_000))
     async with running_at(at_once, clock=lambda: next(times) * SPACING) as outbox:
         await delivered(outbox, 3 * BURST)
+
+
+@pytest.mark.parametrize("error", [None, DatabaseUnavailable("cut")])
+async def test_sending_ends_also_if_a_flush_lost_the_cancellation(error: Exception | None) -> None:
+    begun = asyncio.Event()
+
+    async def deaf(_: list[Envelope]) -> None:
+        with suppress(asyncio.CancelledError):
+            begun.set()
+            await asyncio.Event().wait()
+        if error is not None:
+            raise error
+
+    outbox = Outbox(deaf)
+    task = asyncio.ensure_future(outbox.run(lambda: None))
+    (sent,) = send(outbox, "a")
+    await begun.wait()
+    task.cancel()
+    await asyncio.wait([task], timeout=10)
+    ended = task.cancelled()
+    task.cancel()
+    assert ended
+    assert repr((await asyncio.gather(sent, return_exceptions=True))[0]) == repr(error)

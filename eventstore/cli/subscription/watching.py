@@ -65,11 +65,10 @@ async def _watch(session: Session, names: list[str], every: float, limit: int | 
         looking = Tasks()
         try:
             store.pubsub.subscribe(CONNECTION, inbox)
-            watched = _Watched(store, inbox, names)
-            await watched.begin()
+            await _Watched(store, inbox, names).begin()
             log.info("watching %s", ", ".join(map(cell, names)) or "all subscriptions")
             looking.supervise("lag", lambda healthy: _look(store, inbox, names, every, healthy))
-            await _print(session.json, inbox, watched, limit)
+            await _print(session.json, inbox, limit)
         finally:
             await looking.stop()
             if inbox.dropped:
@@ -79,15 +78,14 @@ async def _watch(session: Session, names: list[str], every: float, limit: int | 
 class _Watched:
     """Subscribes to the topics of what is watched; of all subscriptions, those that are created later too.
 
-    What is told of one that was unknown comes twice: on the topic of all, where it is met, and on its own, which is
-    subscribed to at that moment; later, what comes next would be missed.
+    What is told of one that was unknown comes on the topic of all, where it is met, and perhaps again on its own, which
+    is subscribed to at that moment; later, what comes next would be missed.
     """
 
     def __init__(self, store: EventStore, inbox: Mailbox[Any], names: list[str]) -> None:
         self._store, self._inbox, self._names = store, inbox, names
         self._followed: set[str] = set()
-        self._first: dict[str, Any] = {}
-        self._shown: set[str] = set()
+        self._met_by: dict[str, Any] = {}
 
     async def begin(self) -> None:
         """Raises `SubscriptionNotFound` for a name that is not stored."""
@@ -99,37 +97,37 @@ class _Watched:
         if not self._names:
             # A message does not tell its topic; the lane does.
             shared = self._store.lifecycle.subscriptions_topic()
-            self._store.pubsub.subscribe(shared, self._inbox, Fastlane(self._met, lambda message: message))
+            self._store.pubsub.subscribe(shared, self._inbox, Fastlane(self._meet, lambda message: message))
             for one in await self._store.subscriptions.list():
                 self._follow(one.name)
 
     def _follow(self, name: str) -> None:
+        from eventstore.pubsub.dispatching import Fastlane
+
         if name not in self._followed:  # a second time would bring everything twice
             self._followed.add(name)
-            self._store.lifecycle.subscribe(self._store.lifecycle.subscription_topic(name), self._inbox)
+            own = self._store.lifecycle.subscription_topic(name)
+            self._store.pubsub.subscribe(own, self._inbox, Fastlane(self._take, lambda message: message))
 
-    def _met(self, message: Any) -> None:
+    def _meet(self, message: Any) -> None:
         """Take a message of the topic of all, unless it comes on its subscription's own."""
         row = _row(message)
-        if row is not None and row["subscription"] not in self._followed:
-            self._follow(row["subscription"])
-            self._first[row["subscription"]] = message
+        if row is not None and (name := row["subscription"]) not in self._followed:
+            self._follow(name)
+            self._met_by[name] = message
             self._inbox.put_nowait(message)
 
-    def row_of(self, message: Any) -> dict[str, Any] | None:
-        """Return what to print of a message; None: nothing."""
+    def _take(self, message: Any) -> None:
+        """Take a message of a subscription's own topic, unless it was met by that one."""
         row = _row(message)
-        if row is None or self._first.get(name := row["subscription"]) != message:
-            return row
-        if name in self._shown:
-            del self._first[name]
-            return None
-        self._shown.add(name)
-        return row
+        if row is not None and self._met_by.get(row["subscription"]) == message:
+            del self._met_by[row["subscription"]]
+        else:
+            self._inbox.put_nowait(message)
 
 
 def _row(message: Any) -> dict[str, Any] | None:
-    """Return what a message says; None: others broadcast it there."""
+    """Return what to print of a message; None: others broadcast it there."""
     try:
         _, kind, payload = message
         if not isinstance(payload["subscription"], str):
@@ -166,21 +164,21 @@ async def _lags(store: EventStore, names: list[str]) -> list[Lag]:
     return [lag for lag in await store.subscriptions.lag() if not names or lag.name in names]
 
 
-async def _print(as_json: bool, inbox: Mailbox[Any], watched: _Watched, limit: int | None) -> None:
+async def _print(as_json: bool, inbox: Mailbox[Any], limit: int | None) -> None:
     """Print what comes, in another thread: the event loop must go on reading when nobody reads the output."""
     import asyncio
 
     left = limit
     while left is None or left > 0:
         items = await inbox.take(1000)
-        rows = list(_rows(items, watched))[:left]
+        rows = list(_rows(items))[:left]
         if rows:
             lines = [json_line(row) if as_json else _line(row) for row in rows]
             await asyncio.to_thread(write_line, "\n".join(lines), flush=True)
         left = None if left is None else left - len(rows)
 
 
-def _rows(items: Iterable[Any], watched: _Watched) -> Iterable[dict[str, Any]]:
+def _rows(items: Iterable[Any]) -> Iterable[dict[str, Any]]:
     from eventstore.subscriptions.model import Lag
 
     for item in items:
@@ -195,7 +193,7 @@ def _rows(items: Iterable[Any], watched: _Watched) -> Iterable[dict[str, Any]]:
             }
         elif type(item) is tuple and len(item) == 1:
             log.warning(STATES[item[0]])
-        elif (row := watched.row_of(item)) is not None:
+        elif (row := _row(item)) is not None:
             yield row
 
 
